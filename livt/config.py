@@ -1,0 +1,331 @@
+"""What to train: a recipe, as frozen keyword-only dataclasses with a JSON round trip and a stable digest.
+
+A recipe is checked when it is made: an impossible value is a ValueError naming the field, before any work.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+# Raise this when training changes its meaning: runs of an older format are then trained anew, never mixed in.
+RUN_FORMAT = 1
+
+# name: (classes, native height, native width)
+DATASETS = {
+    "digits": (10, 8, 8),
+    "digit_pairs": (100, 8, 16),
+    "cifar10": (10, 32, 32),
+    "tiny_imagenet": (200, 64, 64),
+    "tiny_imagenet_32": (200, 32, 32),
+}
+# name: (width, depth, heads); the last four as in the paper (Table 5), the first two for small images
+MODEL_SIZES = {
+    "pico": (32, 2, 2),
+    "nano": (64, 4, 4),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+LOSSES = ("ce", "bal_ce", "bce", "bal_bce")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """A part of a recipe: typed fields that convert to and from JSON."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _convert(getattr(self, field.name), hints[field.name], field.name)
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from JSON values. An unknown or missing key, or a wrong type, is a ValueError naming it."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            _require(key in names, f"unknown key {key!r}; {cls.__name__} has {', '.join(sorted(names))}")
+        missing = [
+            f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values
+        ]
+        _require(not missing, f"{cls.__name__} lacks {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """Return ``value`` as the field's type, so that 1 and 1.0 make one digest; refuse what does not fit."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
+    if issubclass(hint, _Section) and isinstance(value, Mapping):
+        return hint.from_dict(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        _require(math.isfinite(value), f"{name} must be finite, not {value}")
+        return float(value)
+    if isinstance(value, hint) and (hint is not int or number):
+        return value
+    raise ValueError(f"{name} must be {hint.__name__}, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(_Section):
+    """Which images train, and which evaluate.
+
+    ``imbalance_factor`` None takes the data set's own training counts (Tiny-ImageNet: those of ImageNet-LT);
+    ``balanced`` spreads as many images evenly over the classes. ``image_size`` None keeps the native size.
+    ``evaluation`` "validation" sets training images apart to choose settings by; "test" is for reporting.
+    """
+
+    name: str
+    max_count: int | None = None
+    imbalance_factor: float | None = None
+    balanced: bool = False
+    image_size: int | None = None
+    evaluation: str = "test"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.name in DATASETS, f"data.name {self.name!r} is not one of {', '.join(DATASETS)}")
+        _require(self.evaluation in ("test", "validation"), "data.evaluation must be 'test' or 'validation'")
+        _require(
+            (self.max_count is None) == (self.imbalance_factor is None),
+            "data.max_count and data.imbalance_factor go together: set both for an exponential profile, or neither",
+        )
+        if self.max_count is not None and self.imbalance_factor is not None:
+            _require(
+                1 <= self.imbalance_factor <= self.max_count,
+                f"data.imbalance_factor {self.imbalance_factor:g} must lie between 1 and data.max_count "
+                f"{self.max_count}: the smallest class needs an image",
+            )
+        _require(self.image_size is None or self.image_size > 0, "data.image_size must be positive")
+
+    @property
+    def num_classes(self) -> int:
+        return DATASETS[self.name][0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Image height and width in pixels, as the model sees them."""
+        return DATASETS[self.name][1:] if self.image_size is None else (self.image_size, self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Section):
+    """A Vision Transformer by size name, with its patch size in pixels."""
+
+    size: str
+    patch_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.size in MODEL_SIZES, f"model.size {self.size!r} is not one of {', '.join(MODEL_SIZES)}")
+        _require(self.patch_size >= 1, f"model.patch_size must be at least 1, not {self.patch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(_Section):
+    """Augmentation of single images; each is off at its default.
+
+    ``shift``: zero-padded random translation in pixels. ``flip``: random horizontal flip. ``crop_min_scale``: random
+    resized crop, from this share of the area up to all of it. ``rand_augment``: timm's string, such as
+    ``rand-m9-mstd0.5-inc1``. ``random_erasing``: probability.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    crop_min_scale: float | None = None
+    rand_augment: str | None = None
+    random_erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.shift >= 0, f"augment.shift must not be negative, not {self.shift}")
+        scale = self.crop_min_scale
+        _require(scale is None or 0 < scale <= 1, f"augment.crop_min_scale must lie in (0, 1], not {scale}")
+        _require(0 <= self.random_erasing <= 1, "augment.random_erasing must be a probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(_Section):
+    """Optimisation, shared by both stages: AdamW, linear warm-up, half cosine; lr = base_lr * batch_size / 256.
+
+    ``batch_size`` is the effective one; it is worked off in ``accumulation_steps`` parts. Epochs count passes over
+    the training images. ``clip_grad``: largest gradient norm, None for no clipping.
+    """
+
+    epochs: int
+    warmup_epochs: float
+    batch_size: int
+    base_lr: float
+    min_lr: float = 0.0
+    beta1: float = 0.9
+    beta2: float
+    weight_decay: float = 0.05
+    accumulation_steps: int = 1
+    clip_grad: float | None = None
+    precision: str = "float32"
+    augment: AugmentConfig = AugmentConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
+        _require(
+            0 <= self.warmup_epochs < self.epochs,
+            f"warmup_epochs {self.warmup_epochs:g} must be shorter than training ({self.epochs} epochs)",
+        )
+        _require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        _require(
+            self.accumulation_steps >= 1 and self.batch_size % self.accumulation_steps == 0,
+            f"accumulation_steps {self.accumulation_steps} must divide batch_size {self.batch_size}",
+        )
+        _require(0 <= self.min_lr <= self.lr and self.base_lr > 0, "need base_lr > 0 and 0 <= min_lr <= peak rate")
+        _require(0 <= self.beta1 < 1 and 0 <= self.beta2 < 1, "beta1 and beta2 must lie in [0, 1)")
+        _require(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
+        _require(self.clip_grad is None or self.clip_grad > 0, "clip_grad must be positive or null")
+        _require(self.precision in PRECISIONS, f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        return self.base_lr * self.batch_size / 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(StageConfig):
+    """MGP: a masked autoencoder on the training images, without labels (He et al., CVPR 2022)."""
+
+    beta2: float = 0.95
+    mask_ratio: float = 0.75
+    normalize_targets: bool = True
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 < self.mask_ratio < 1, f"mask_ratio must lie inside (0, 1), not {self.mask_ratio}")
+        _require(min(self.decoder_depth, self.decoder_heads) >= 1, "decoder_depth and decoder_heads must be positive")
+        _require(
+            self.decoder_width > 0 and self.decoder_width % (4 * self.decoder_heads) == 0,
+            f"decoder_width {self.decoder_width} must be a multiple of 4 x decoder_heads",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(StageConfig):
+    """BFT: the classifier, from the pretrained encoder or from scratch. ``tau`` scales a balanced loss's bias."""
+
+    loss: str
+    tau: float = 1.0
+    beta2: float = 0.99
+    layer_decay: float = 0.75
+    drop_path: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.loss in LOSSES, f"finetune.loss {self.loss!r} is not one of {', '.join(LOSSES)}")
+        _require(self.tau >= 0, f"finetune.tau must not be negative, not {self.tau}")
+        _require(
+            self.tau == 1 or self.loss.startswith("bal_"),
+            f"finetune.tau = {self.tau:g} has no effect on the plain loss {self.loss!r}",
+        )
+        _require(0 < self.layer_decay <= 1, f"finetune.layer_decay must lie in (0, 1], not {self.layer_decay}")
+        _require(0 <= self.drop_path < 1, f"finetune.drop_path must lie in [0, 1), not {self.drop_path}")
+        _require(0 <= self.label_smoothing < 1, "finetune.label_smoothing must lie in [0, 1)")
+        _require(self.mixup >= 0 and self.cutmix >= 0, "finetune.mixup and finetune.cutmix must not be negative")
+        mixes = self.mixup > 0 or self.cutmix > 0
+        _require(
+            not mixes or self.batch_size // self.accumulation_steps % 2 == 0,
+            "mixup and cutmix pair images: batch_size / accumulation_steps must be even",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(_Section):
+    """Everything that decides a result, apart from the images themselves. ``pretrain`` None trains from scratch."""
+
+    data: DataConfig
+    model: ModelConfig
+    pretrain: PretrainConfig | None
+    finetune: FinetuneConfig
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        height, width = self.data.size
+        patch = self.model.patch_size
+        _require(
+            height % patch == 0 and width % patch == 0,
+            f"image size {height} x {width} is not a multiple of model.patch_size {patch}",
+        )
+        if self.pretrain is not None:
+            patches = height // patch * (width // patch)
+            visible = int(patches * (1 - self.pretrain.mask_ratio))
+            _require(
+                0 < visible < patches,
+                f"pretrain.mask_ratio {self.pretrain.mask_ratio:g} leaves {visible} of {patches} patches visible",
+            )
+
+    def stage(self, stage: str) -> dict[str, Any]:
+        """Return the JSON configuration that decides the run of ``stage``, "pretrain" or "finetune"."""
+        values = {"format": RUN_FORMAT, "stage": stage, **self.to_dict()}
+        if stage == "pretrain":
+            _require(self.pretrain is not None, "this recipe trains from scratch: it has no pretraining stage")
+            del values["finetune"]
+        return values
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with values set by dotted path, such as ``{"finetune.tau": 1.05}``.
+
+    A string is read as JSON where that gives the field's type. Unknown paths, wrong types and impossible values are
+    a ValueError that names the path.
+    """
+    values = recipe.to_dict()
+    for path, value in overrides.items():
+        *parents, key = path.split(".")
+        section = values
+        for parent in parents:
+            inner = section.get(parent)
+            _require(isinstance(inner, dict), f"{path}: {parent!r} is not a section of this recipe")
+            section = inner
+        _require(key in section, f"{path}: unknown key {key!r}; known here: {', '.join(section)}")
+        if isinstance(value, str) and not isinstance(section[key], str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                pass  # a plain word, as for rand_augment: the type check below has the last say
+        section[key] = value
+    try:
+        return Recipe.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(f'{k}={v}' for k, v in overrides.items())}: {error}") from None
+
+
+def digest(config: Mapping[str, Any], data_digest: str) -> str:
+    """Return the 12-digit hexadecimal digest of a stage's configuration and its data."""
+    text = json.dumps([config, data_digest], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

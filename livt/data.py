@@ -1,0 +1,362 @@
+"""Data sets by name, batches, and augmentation.
+
+Images are uint8 tensors in memory, [N, 3, H, W]; they become normalized floats a batch at a time.
+``digits`` and ``digit_pairs`` come with scikit-learn; the others are read from the data folder: ``$LIVT_DATA``, else
+``data/``, as ``<name>/{train,test}.parquet`` in the Hugging Face image layout (``image`` = bytes and path, ``label``).
+
+Shapes: ``N`` images, ``B`` batch, ``C`` classes.
+"""
+
+import hashlib
+import io
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from livt.config import DATASETS, AugmentConfig, DataConfig
+from livt.longtail import exponential_counts, subset_indices
+
+# Per digit: scans set apart for the test split, then for validation; the rest train.
+TEST_SCANS, VALIDATION_SCANS = 40, 20
+PAIRS_PER_CLASS = 20  # evaluation pairs of each class
+VALIDATION_IMAGES = 20  # per class, of the Parquet data sets
+TRAIN_FILES, TEST_FILES = ("train.parquet", "train_pool.parquet"), ("test.parquet", "val.parquet")
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """images: uint8 [N, 3, H, W]; labels: int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A training split and an evaluation split (the test split, or validation images set apart from training).
+
+    class_counts: int [C] of the training split. mean, std: of its channels, in [0, 1]. digest: of all images and
+    labels, 16 hexadecimal digits.
+    """
+
+    train: Split
+    evaluation: Split
+    class_counts: NDArray[np.int64]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    digest: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Return the number of full batches in an epoch. Raises ValueError where there is none."""
+        if batch_size > len(self.train.labels):
+            raise ValueError(f"batch_size {batch_size} exceeds the {len(self.train.labels)} training images")
+        return len(self.train.labels) // batch_size
+
+
+@lru_cache(maxsize=2)
+def load_dataset(config: DataConfig) -> Dataset:
+    """Return the data set of a configuration; the same configuration always gives the same images.
+
+    Raises DataError where the data folder, a class, or an image cannot be used.
+    """
+    # One fixed seed: which images train and which evaluate is a property of the data set, not of a run.
+    generator = np.random.default_rng(0)
+    if config.name == "digits":
+        train, evaluation = _digits(config, generator)
+    elif config.name == "digit_pairs":
+        train, evaluation = _digit_pairs(config, generator)
+    else:
+        train, evaluation = _parquet(config, generator)
+    if config.image_size is not None:
+        train, evaluation = (_resized(split, config.size) for split in (train, evaluation))
+    pixels = train.images.double().div_(255)
+    content = hashlib.sha256()
+    for tensor in (train.images, train.labels, evaluation.images, evaluation.labels):
+        content.update(str(tuple(tensor.shape)).encode())
+        content.update(tensor.numpy().tobytes())
+    return Dataset(
+        train=train,
+        evaluation=evaluation,
+        class_counts=np.bincount(train.labels.numpy(), minlength=config.num_classes),
+        mean=tuple(pixels.mean((0, 2, 3)).tolist()),
+        std=tuple(pixels.std((0, 2, 3)).clamp(min=1e-6).tolist()),
+        digest=content.hexdigest()[:16],
+    )
+
+
+def profile_counts(config: DataConfig, available: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many training images of each class to use, int [C]; ``available`` are those at hand.
+
+    Without an imbalance factor: all of them. ``balanced`` takes the same total, spread evenly.
+    """
+    if config.max_count is None or config.imbalance_factor is None:
+        counts = available
+    else:
+        counts = exponential_counts(config.max_count, config.imbalance_factor, config.num_classes)
+    return np.full_like(counts, counts.sum() // len(counts)) if config.balanced else counts
+
+
+# ---------------------------------------------------------------- embedded: scans of handwritten digits
+
+
+@lru_cache(maxsize=1)
+def _scans() -> tuple[Tensor, NDArray[np.int64]]:
+    """Return the 1,797 scans as uint8 [N, 8, 8] and their digits [N] (Alpaydin & Kaynak, 1998)."""
+    from sklearn.datasets import load_digits  # slow to import; only the embedded sets need it
+
+    bunch = load_digits()
+    return torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)), bunch.target
+
+
+def _scan_groups(generator: np.random.Generator) -> list[tuple[NDArray, NDArray, NDArray]]:
+    """Return, for each digit, the indices of its test, validation and training scans; no scan is in two groups."""
+    labels = _scans()[1]
+    cuts = [TEST_SCANS, TEST_SCANS + VALIDATION_SCANS]
+    members = (np.flatnonzero(labels == digit) for digit in range(10))
+    return [tuple(np.split(m[generator.random(m.size).argsort()], cuts)) for m in members]
+
+
+def _rgb(images: Tensor, labels: NDArray) -> Split:
+    return Split(images=images.unsqueeze(1).expand(-1, 3, -1, -1).contiguous(), labels=torch.from_numpy(labels))
+
+
+def _digits(config: DataConfig, generator: np.random.Generator) -> tuple[Split, Split]:
+    scans, labels = _scans()
+    test, validation, train = (np.concatenate(part) for part in zip(*_scan_groups(generator), strict=True))
+    counts = profile_counts(config, np.bincount(labels[train], minlength=10))
+    train = train[_subset(labels[train], counts, generator, config)]
+    held_out = validation if config.evaluation == "validation" else test
+    return _rgb(scans[train], labels[train]), _rgb(scans[held_out], labels[held_out])
+
+
+def _digit_pairs(config: DataConfig, generator: np.random.Generator) -> tuple[Split, Split]:
+    """Two scans side by side; class 10 * left + right. The scans are real, the composition is ours.
+
+    The classes take their rank in the long tail in a shuffled order, so that no digit is rare in itself.
+    """
+    if config.max_count is None:
+        raise DataError("digit_pairs are composed on demand: set data.max_count and data.imbalance_factor")
+    groups = _scan_groups(generator)
+    rank = generator.random(100).argsort()
+    counts = profile_counts(config, np.zeros(100, dtype=np.int64))[rank]
+    train = _compose([g[2] for g in groups], counts, generator, config)
+    held_out = [g[1 if config.evaluation == "validation" else 0] for g in groups]
+    return train, _compose(held_out, np.full(100, PAIRS_PER_CLASS), generator, config)
+
+
+def _compose(
+    scans: list[NDArray], counts: NDArray[np.int64], generator: np.random.Generator, config: DataConfig
+) -> Split:
+    """Draw ``counts[c]`` distinct pairs of scans for each two-digit class c."""
+    images, labels = [], np.repeat(np.arange(100), counts)
+    for c, count in enumerate(counts):
+        left, right = scans[c // 10], scans[c % 10]
+        pairs = len(left) * len(right)
+        if count > pairs:
+            raise DataError(f"{config.name}: class {c} has {pairs} pairs, but data.max_count asks for {count}")
+        first, second = np.divmod(generator.random(pairs).argsort()[:count], len(right))
+        images.append(torch.cat((_scans()[0][left[first]], _scans()[0][right[second]]), dim=2))
+    return _rgb(torch.cat(images), labels)
+
+
+# ---------------------------------------------------------------- Parquet files in the data folder
+
+
+def data_folder() -> Path:
+    """Return ``$LIVT_DATA``, else ``data``."""
+    return Path(os.environ.get("LIVT_DATA") or "data")
+
+
+def _parquet(config: DataConfig, generator: np.random.Generator) -> tuple[Split, Split]:
+    train_file, test_file = (_find_file(config.name, names) for names in (TRAIN_FILES, TEST_FILES))
+    encoded, labels = _read_parquet(train_file, config.num_classes)
+    pool = np.arange(len(labels))
+    if config.evaluation == "validation":
+        members = [pool[labels == c] for c in range(config.num_classes)]
+        held_out = np.concatenate([m[-VALIDATION_IMAGES:] for m in members])
+        pool = np.concatenate([m[:-VALIDATION_IMAGES] for m in members])
+    available = np.bincount(labels[pool], minlength=config.num_classes)
+    own_counts = train_file.with_name("classes.csv")
+    if config.imbalance_factor is None and own_counts.is_file():
+        available = np.minimum(available, _imagenet_lt_counts(own_counts))
+    train = pool[_subset(labels[pool], profile_counts(config, available), generator, config)]
+    train_split = _decode(encoded, labels, train, config, train_file)
+    if config.evaluation == "validation":
+        return train_split, _decode(encoded, labels, held_out, config, train_file)
+    test_encoded, test_labels = _read_parquet(test_file, config.num_classes)
+    return train_split, _decode(test_encoded, test_labels, np.arange(len(test_labels)), config, test_file)
+
+
+def _find_file(name: str, candidates: tuple[str, ...]) -> Path:
+    folder = data_folder() / name
+    for candidate in candidates:
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise DataError(
+        f"{folder} holds neither {' nor '.join(candidates)}: put the data set {name!r} there, or set LIVT_DATA to the "
+        "folder that holds it; digits and digit_pairs need no folder"
+    )
+
+
+def _read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.int64]]:
+    """Return the encoded images and labels [N] of a file, every class present."""
+    import pyarrow  # only the data folder needs it
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path, columns=["image", "label"])
+        encoded, labels = table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is not a Parquet file with columns image and label ({reason}): fetch it anew") from None
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+        raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, found {labels.min()} to {labels.max()}")
+    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
+    if missing.size:
+        raise DataError(f"{path}: class {missing[0]} has no images ({missing.size} such classes): fetch it anew")
+    return encoded, labels
+
+
+def _imagenet_lt_counts(path: Path) -> NDArray[np.int64]:
+    """Return ImageNet-LT's own training counts for the classes of Tiny-ImageNet, int [200]."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path).sort_values("label")["imagenet_lt_n_train"].to_numpy(np.int64)
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path} does not give label and imagenet_lt_n_train ({error}): fetch it anew") from None
+
+
+def _subset(
+    labels: NDArray[np.int64], counts: NDArray[np.int64], generator: np.random.Generator, config: DataConfig
+) -> NDArray[np.int64]:
+    try:
+        return subset_indices(labels, counts, generator)
+    except ValueError as error:
+        raise DataError(f"{config.name}: {error}; lower data.max_count or raise data.imbalance_factor") from None
+
+
+def _decode(encoded: list[dict], labels: NDArray, indices: NDArray, config: DataConfig, path: Path) -> Split:
+    _, height, width = DATASETS[config.name]
+    images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+    for row, i in enumerate(indices):
+        name = f"{path}, row {i} ({encoded[i].get('path')})"
+        try:
+            image = Image.open(io.BytesIO(encoded[i]["bytes"])).convert("RGB")
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
+            raise DataError(f"{name} does not decode ({error}): fetch the file anew") from None
+        if image.size != (width, height):
+            raise DataError(f"{name} is {image.size[0]} x {image.size[1]} pixels, expected {width} x {height}")
+        images[row] = pil_to_tensor(image)
+    return Split(images=images, labels=torch.from_numpy(labels[indices]))
+
+
+def _resized(split: Split, size: tuple[int, int]) -> Split:
+    resized = F.interpolate(split.images.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return Split(images=resized.round_().clamp_(0, 255).to(torch.uint8), labels=split.labels)
+
+
+# ---------------------------------------------------------------- batches and augmentation
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python, NumPy and PyTorch from integers, such as (seed, stage, epoch).
+
+    timm's augmentations and drop path draw from the global generators; seeding them anew each epoch is what makes a
+    resumed run equal to an uninterrupted one.
+    """
+    state = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+def batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the split in random order in full batches, uint8 [B, 3, H, W] and int64 [B]; a rest is left out."""
+    order = torch.randperm(len(split.labels)).to(split.labels.device)
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        index = order[start : start + batch_size]
+        yield split.images[index], split.labels[index]
+
+
+class Augment:
+    """Augment and normalize a batch: uint8 [B, 3, H, W] in, float32 [B, 3, H, W] out, on the batch's device."""
+
+    def __init__(self, config: AugmentConfig, data: Dataset) -> None:
+        self.config = config
+        self.mean = torch.tensor(data.mean).view(3, 1, 1) * 255
+        self.std = torch.tensor(data.std).view(3, 1, 1) * 255
+        fill = tuple(round(255 * m) for m in data.mean)
+        name = config.rand_augment
+        self.rand_augment = rand_augment_transform(name, {"img_mean": fill}) if name else None
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return float32 images of zero mean and unit deviation per channel, over the training split."""
+        return (images - self.mean.to(images.device)) / self.std.to(images.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        config = self.config
+        if config.crop_min_scale is not None:
+            images = random_resized_crop(images, config.crop_min_scale)
+        if config.shift:
+            images = random_shift(images, config.shift)
+        if config.flip:
+            flipped = torch.rand(len(images)).to(images.device) < 0.5
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        if self.rand_augment is not None:
+            augmented = [pil_to_tensor(self.rand_augment(to_pil_image(image))) for image in images.cpu()]
+            images = torch.stack(augmented).to(images.device)
+        images = self.normalize(images)
+        if config.random_erasing:
+            erase = RandomErasing(config.random_erasing, mode="pixel", max_count=1, device=images.device)
+            images = erase(images)
+        return images
+
+
+def random_shift(images: Tensor, pixels: int) -> Tensor:
+    """Shift each image by up to ``pixels`` in each direction, filling with zeros."""
+    batch, _, height, width = images.shape
+    padded = F.pad(images, (pixels,) * 4)
+    offset = torch.randint(0, 2 * pixels + 1, (2, batch, 1)).to(images.device)
+    rows = offset[0] + torch.arange(height, device=images.device)  # [B, H]
+    columns = offset[1] + torch.arange(width, device=images.device)  # [B, W]
+    index = torch.arange(batch, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_resized_crop(images: Tensor, min_scale: float) -> Tensor:
+    """Crop a random box of each image, area in [min_scale, 1] and aspect ratio in [3/4, 4/3], back to full size."""
+    batch = len(images)
+    area = torch.empty(batch).uniform_(min_scale, 1)
+    aspect = torch.empty(batch).uniform_(np.log(3 / 4), np.log(4 / 3)).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y = ((torch.rand(2, batch) * 2 - 1) * (1 - torch.stack((width, height)))).unbind()
+    zero = torch.zeros(batch)
+    theta = torch.stack((width, zero, x, zero, height, y), dim=1).view(batch, 2, 3).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    crops = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return crops.round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,138 @@
+"""BFT, balanced fine-tuning: the classifier, from the pretrained encoder or from scratch.
+
+Shapes: ``B`` batch, ``C`` classes. Images are uint8 [B, 3, H, W] until augmentation.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors.torch import load_file
+from timm.data import Mixup
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from livt.config import FinetuneConfig, Recipe
+from livt.data import Augment, batches, load_dataset, seed_everything
+from livt.evaluate import predict
+from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
+from livt.metrics import evaluate_logits, reliability, softmax
+from livt.models import LoadReport, create_vit, load_encoder
+from livt.optim import create_optimizer, epoch_schedule, take_step
+from livt.runs import Record, RunError, RunStore
+
+STAGE = 2  # keeps the random numbers of the two stages apart
+
+
+def create_loss(settings: FinetuneConfig, class_counts: ArrayLike) -> nn.Module:
+    """Return the training loss by its recipe name; class_counts [C] are those of the training split."""
+    match settings.loss:
+        case "ce":
+            return CrossEntropy()
+        case "bce":
+            return BinaryCrossEntropy()
+        case "bal_ce":
+            return BalancedCrossEntropy(class_counts, settings.tau)
+        case _:
+            return BalancedBinaryCrossEntropy(class_counts, settings.tau)
+
+
+def create_classifier(recipe: Recipe, *, drop_path: float = 0.0) -> VisionTransformer:
+    """Return the untrained classifier of a recipe."""
+    size, patch_size = recipe.model.size, recipe.model.patch_size
+    return create_vit(size, recipe.data.size, patch_size, recipe.data.num_classes, drop_path=drop_path)
+
+
+def load_pretrained(vit: VisionTransformer, recipe: Recipe, store: RunStore, data_digest: str) -> tuple[str, LoadReport]:
+    """Load the encoder of the recipe's pretraining run, and return that run's id and what was loaded.
+
+    Raises RunError where that run is missing, unfinished, or damaged.
+    """
+    run_id = store.id(recipe.stage("pretrain"), data_digest)
+    if not store.is_finished(run_id):
+        raise RunError(f"the pretraining run {run_id} is not finished in {store.root}: pretrain this recipe first")
+    store.load(run_id)
+    state = load_file(store.weights(run_id))
+    encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+    return run_id, load_encoder(vit, encoder)
+
+
+def create_targets(settings: FinetuneConfig, num_classes: int) -> Mixup:
+    """Return timm's mixup, which also smooths labels; with all of that off its targets are one-hot."""
+    return Mixup(
+        mixup_alpha=settings.mixup,
+        cutmix_alpha=settings.cutmix,
+        prob=float(settings.mixup > 0 or settings.cutmix > 0),
+        label_smoothing=settings.label_smoothing,
+        num_classes=num_classes,
+    )
+
+
+def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
+    """Train the recipe's classifier, or return the finished run; resume what was interrupted.
+
+    The last epoch's weights and metrics are the result, never the best epoch's. Raises ValueError for settings that
+    do not fit the data, RunError for a damaged run or a missing pretraining run, NonFiniteLossError when the loss is
+    no longer a number.
+    """
+    # ---------------------------------------------------------------- what to do
+    settings, on = recipe.finetune, torch.device(device)
+    data = load_dataset(recipe.data)
+    steps = data.steps_per_epoch(settings.batch_size)
+
+    with store.open(recipe.stage("finetune"), data.digest) as run:
+        if run.finished:
+            return store.load(run.id)
+
+        # ---------------------------------------------------------------- model, optimiser, state
+        seed_everything(recipe.seed, STAGE, 0)
+        vit = create_classifier(recipe, drop_path=settings.drop_path)
+        source, report = load_pretrained(vit, recipe, store, data.digest) if recipe.pretrain else (None, None)
+        vit = vit.to(on)
+        optimizer = create_optimizer(vit, settings, settings.layer_decay)
+        run.restore(vit, optimizer)
+        criterion = create_loss(settings, data.class_counts).to(on)
+        mix = create_targets(settings, data.num_classes)
+        augment, train = Augment(settings.augment, data), data.train.to(on)
+
+        def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+            mixed, targets = mix(augment(images), labels)
+            return criterion(vit(mixed), targets)
+
+        # ---------------------------------------------------------------- train, evaluate each epoch
+        logits, labels = torch.empty(0), torch.empty(0)
+        for epoch in run.epochs(settings.epochs, progress):
+            seed_everything(recipe.seed, STAGE, 1 + epoch)
+            vit.train()
+            losses, lr = [], 0.0
+            schedule = epoch_schedule(settings, epoch, steps)
+            for (step, lr), batch in zip(schedule, batches(train, settings.batch_size), strict=True):
+                where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
+                losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
+            scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
+            row = {k: v for k, v in dataclasses.asdict(scores).items() if k != "per_class"}
+            run.save(vit, optimizer, {"epoch": epoch + 1, "lr": lr, "train_loss": sum(losses) / steps, **row})
+
+        # ---------------------------------------------------------------- the last epoch is the result
+        logits, labels = predict(vit, data.evaluation, augment)
+        result = summarize(logits, labels, data.class_counts)
+        result |= {"pretrain_run": source, "fresh": report.fresh if report else None}
+        run.finish(vit.state_dict(), result, settings.epochs * steps * settings.batch_size, on)
+    return store.load(run.id)
+
+
+def summarize(logits: Tensor, labels: Tensor, class_counts: ArrayLike) -> dict[str, object]:
+    """Return the metrics of logits [N, C] as JSON values, with per-class accuracies and the reliability diagram."""
+    values = logits.double().numpy()
+    scores = dataclasses.asdict(evaluate_logits(values, labels.numpy(), class_counts))
+    size, accuracy, confidence = reliability(softmax(values).max(1), values.argmax(1) == labels.numpy())
+    diagram = {"size": size, "accuracy": accuracy, "confidence": confidence}
+    scores |= {"reliability": diagram, "class_counts": np.asarray(class_counts)}
+    return _plain(scores)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value

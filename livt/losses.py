@@ -1,0 +1,128 @@
+"""The four losses of the paper: cross-entropy and binary cross-entropy, plain and balanced.
+
+A balanced loss adds a fixed bias to the logits in training; the bias is left out at test (evaluate raw logits).
+
+Shapes: ``B`` batch, ``C`` classes. Logits are [B, C]; targets are class indices [B] or soft targets [B, C].
+All arithmetic is float32 or wider, also under autocast.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from livt.longtail import check_class_counts
+
+
+def balanced_ce_bias(class_counts: ArrayLike) -> Tensor:
+    """Return log pi, float64 [C]: the bias of balanced cross-entropy (Theorem 1).
+
+    Raises ValueError for invalid class counts, naming the class.
+
+    >>> balanced_ce_bias([1, 1]).tolist() == [-math.log(2)] * 2
+    True
+    """
+    counts = torch.from_numpy(check_class_counts(class_counts))
+    return counts.log() - counts.sum().log()
+
+
+def balanced_bce_bias(class_counts: ArrayLike) -> Tensor:
+    """Return log pi - log(1 - pi), float64 [C]: the bias of balanced binary cross-entropy (Theorem 2).
+
+    Computed as log n_c - log(N - n_c), which loses no digits when pi is close to 0 or 1.
+    Raises ValueError for invalid class counts, naming the class, and for a single class (its odds are infinite).
+
+    >>> balanced_bce_bias([5, 5]).tolist()
+    [0.0, 0.0]
+    """
+    counts = torch.from_numpy(check_class_counts(class_counts))
+    if len(counts) < 2:
+        raise ValueError("class_counts has one class: its prior is 1 and the odds pi / (1 - pi) are infinite")
+    # Summing the other classes, rather than subtracting from N, stays exact when one class dwarfs the rest.
+    before = torch.cat((counts.new_zeros(1), counts.cumsum(0)[:-1]))
+    after = torch.cat((counts.flip(0).cumsum(0).flip(0)[1:], counts.new_zeros(1)))
+    return counts.log() - (before + after).log()
+
+
+class _LogitBiasLoss(nn.Module, ABC):
+    """A loss on ``logits + tau * bias``; without class counts, on the logits as they are."""
+
+    def __init__(self, bias: Tensor | None = None, tau: float = 1.0) -> None:
+        super().__init__()
+        if not (math.isfinite(tau) and tau >= 0):
+            raise ValueError(f"tau must be finite and not negative, not {tau}")
+        # float64 logits meet the exact bias; the float32 copy is the buffer, as not every device has float64.
+        self.exact_bias = None if bias is None else tau * bias
+        self.register_buffer("bias", None if bias is None else self.exact_bias.float(), persistent=False)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar loss; raise ValueError where logits and targets do not fit."""
+        classes = self._check(logits, targets)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if self.exact_bias is not None:
+                exact = logits.dtype == torch.float64
+                logits = logits + (self.exact_bias.to(logits.device) if exact else self.bias.to(logits))
+            return self._loss(logits, targets, classes)
+
+    def _check(self, logits: Tensor, targets: Tensor) -> int:
+        if logits.ndim != 2 or not logits.is_floating_point():
+            raise ValueError(f"logits must be floating point [B, C], not {logits.dtype} of shape {tuple(logits.shape)}")
+        batch, classes = logits.shape
+        if self.exact_bias is not None and len(self.exact_bias) != classes:
+            raise ValueError(f"logits have {classes} classes, class_counts has {len(self.exact_bias)}")
+        soft = targets.is_floating_point()
+        if tuple(targets.shape) != ((batch, classes) if soft else (batch,)):
+            raise ValueError(
+                f"targets of shape {tuple(targets.shape)} do not fit logits [{batch}, {classes}]: "
+                "give class indices [B] as integers or soft targets [B, C] as floating point"
+            )
+        return classes
+
+    @abstractmethod
+    def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
+        """Return the loss of logits that already carry the bias."""
+
+
+class CrossEntropy(_LogitBiasLoss):
+    """Softmax cross-entropy, mean over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
+        return F.cross_entropy(logits, targets.to(logits.dtype) if targets.is_floating_point() else targets.long())
+
+
+class BinaryCrossEntropy(_LogitBiasLoss):
+    """Sigmoid cross-entropy against one-hot or soft targets: sum over classes, mean over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
+        soft = targets if targets.is_floating_point() else F.one_hot(targets.long(), classes)
+        return F.binary_cross_entropy_with_logits(logits, soft.to(logits.dtype), reduction="sum") / len(logits)
+
+
+class BalancedCrossEntropy(CrossEntropy):
+    """Bal-CE: cross-entropy on ``logits + tau * log pi`` (Theorem 1; Ren et al., 2020; Menon et al., 2021).
+
+    class_counts: training images of each class, [C]. Raises ValueError for invalid counts or tau.
+    """
+
+    def __init__(self, class_counts: ArrayLike, tau: float = 1.0) -> None:
+        _LogitBiasLoss.__init__(self, balanced_ce_bias(class_counts), tau)
+
+
+class BalancedBinaryCrossEntropy(BinaryCrossEntropy):
+    """Bal-BCE: binary cross-entropy on ``logits + tau * (log pi - log(1 - pi))`` (Theorem 2).
+
+    class_counts: training images of each class, [C]. Raises ValueError for invalid counts or tau.
+    """
+
+    def __init__(self, class_counts: ArrayLike, tau: float = 1.0) -> None:
+        _LogitBiasLoss.__init__(self, balanced_bce_bias(class_counts), tau)

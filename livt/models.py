@@ -1,0 +1,173 @@
+"""Vision Transformers on timm, and their checkpoints in and out.
+
+Shapes: ``B`` batch, ``L`` patches, ``D`` width, ``C`` classes. Images are [B, 3, H, W].
+"""
+
+import argparse
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from livt.config import MODEL_SIZES
+
+
+def create_vit(
+    size: str,
+    image_size: int | tuple[int, int],
+    patch_size: int,
+    num_classes: int,
+    *,
+    drop_path: float = 0.0,
+    global_pool: str = "avg",
+) -> VisionTransformer:
+    """Return a timm ViT of a named size, its classifier near zero (truncated normal of std 2e-5, bias 0).
+
+    ``global_pool`` "avg" averages the patch tokens and normalizes after that (``fc_norm``), for classification;
+    "token" normalizes every token (``norm``), for an encoder to pretrain. ``num_classes`` 0 leaves out the classifier.
+
+    Raises ValueError for an unknown size, and for an image size that is not a multiple of the patch.
+    """
+    if size not in MODEL_SIZES:
+        raise ValueError(f"unknown model size {size!r}; choose from {', '.join(MODEL_SIZES)}")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        raise ValueError(f"image size {height} x {width} is not a multiple of the patch size {patch_size}")
+    embed_dim, depth, num_heads = MODEL_SIZES[size]
+    vit = VisionTransformer(
+        img_size=(height, width),
+        patch_size=patch_size,
+        num_classes=num_classes,
+        global_pool=global_pool,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        drop_path_rate=drop_path,
+    )
+    if num_classes:
+        nn.init.trunc_normal_(vit.head.weight, std=2e-5)
+        nn.init.zeros_(vit.head.bias)
+    return vit
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of each weight: loaded; fresh (in the model alone); dropped (in the state alone); resampled."""
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    dropped: tuple[str, ...]
+    resampled: tuple[str, ...]
+
+
+def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> LoadReport:
+    """Move the weights of a pretrained encoder into a classifier, in place.
+
+    The classifier keeps its own ``fc_norm`` and ``head``, the encoder's ``norm`` is dropped, and position embeddings
+    are resampled when the patch grid differs. Raises ValueError naming anything else that is missing, unexpected, or
+    of another shape; then nothing has been loaded.
+    """
+    own = model.state_dict()
+    state = dict(state)
+    resampled = []
+    if "pos_embed" in state and state["pos_embed"].shape[1] != own["pos_embed"].shape[1]:
+        grid = list(model.patch_embed.grid_size)
+        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=model.num_prefix_tokens)
+        resampled.append("pos_embed")
+    fresh = sorted(own.keys() - state.keys())
+    dropped = sorted(state.keys() - own.keys())
+    loaded = sorted(own.keys() & state.keys())
+    problems = [f"missing {k}" for k in fresh if not k.startswith(("fc_norm.", "head."))]
+    problems += [f"unexpected {k}" for k in dropped if not k.startswith("norm.")]
+    problems += [
+        f"{k} has shape {tuple(state[k].shape)}, the model needs {tuple(own[k].shape)}"
+        for k in loaded
+        if state[k].shape != own[k].shape
+    ]
+    if problems:
+        raise ValueError(f"the encoder's weights do not fit the model: {'; '.join(problems)}")
+    model.load_state_dict({k: state[k] for k in loaded}, strict=False)
+    return LoadReport(loaded=tuple(loaded), fresh=tuple(fresh), dropped=tuple(dropped), resampled=tuple(resampled))
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Return the ``model`` state dict of a public ``.pth`` file, read as weights only: no code in it can run.
+
+    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        # The released files carry their command-line arguments; a Namespace is inert.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged, or holds more than weights, and was not loaded: {reason}") from None
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} does not hold a state dict under the key 'model'")
+    return state
+
+
+def vit_arguments(state: Mapping[str, Tensor], *, num_heads: int, source: str) -> dict[str, Any]:
+    """Return a timm ViT's constructor arguments, read off the shapes of a state dict with a square patch grid.
+
+    Raises ValueError naming ``source`` and the first weight that is missing or does not fit.
+    """
+    try:
+        embed_dim, in_chans, patch_size, _ = state["patch_embed.proj.weight"].shape
+        grid = math.isqrt(state["pos_embed"].shape[1] - 1)
+        mlp_ratio = state["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim
+    except KeyError as error:
+        raise ValueError(f"{source} lacks the weight {error}") from None
+    if grid**2 + 1 != state["pos_embed"].shape[1]:
+        raise ValueError(f"{source}: pos_embed has {state['pos_embed'].shape[1]} rows, not a square grid and a class token")
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(f"{source}: num_heads {num_heads} does not divide the width {embed_dim}")
+    return {
+        "img_size": grid * patch_size,
+        "patch_size": patch_size,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depth": count_blocks(state, "blocks."),
+        "num_heads": num_heads,
+        "mlp_ratio": mlp_ratio,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+    }
+
+
+def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Return the number of transformer blocks whose weights begin with ``prefix``, such as ``blocks.``."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict into a model of the same names and shapes, or raise ValueError naming ``source`` and why."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{source} does not fit the model: {' '.join(str(error).split())}") from None
+
+
+def load_livt_checkpoint(path: str | Path, *, num_heads: int) -> VisionTransformer:
+    """Return the classifier of an official fine-tuned ``.pth``: average pooling, ``fc_norm`` and ``head``.
+
+    All sizes but the number of heads are read off the shapes. Raises FileNotFoundError, or ValueError naming the
+    file and what does not fit.
+    """
+    state = read_checkpoint(path)
+    if "head.weight" not in state:
+        raise ValueError(f"{path} lacks the weight 'head.weight': it is not a fine-tuned classifier")
+    arguments = vit_arguments(state, num_heads=num_heads, source=str(path))
+    vit = VisionTransformer(global_pool="avg", num_classes=len(state["head.weight"]), **arguments)
+    load_strictly(vit, state, str(path))
+    return vit.eval()

@@ -1,0 +1,78 @@
+"""MGP, masked generative pretraining: a masked autoencoder on the training images, without labels.
+
+Shapes: ``B`` batch. Images are uint8 [B, 3, H, W] until augmentation.
+"""
+
+import torch
+from torch import Tensor
+
+from livt.config import PretrainConfig, Recipe
+from livt.data import Augment, batches, load_dataset, seed_everything
+from livt.mae import MaskedAutoencoder
+from livt.models import create_vit
+from livt.optim import create_optimizer, epoch_schedule, take_step
+from livt.runs import Record, RunStore
+
+STAGE = 1  # keeps the random numbers of the two stages apart
+
+
+def create_mae(recipe: Recipe) -> MaskedAutoencoder:
+    """Return the untrained masked autoencoder of a recipe. Raises ValueError for a recipe without pretraining."""
+    settings = pretrain_settings(recipe)
+    size = recipe.data.size
+    encoder = create_vit(recipe.model.size, size, recipe.model.patch_size, num_classes=0, global_pool="token")
+    return MaskedAutoencoder(
+        encoder,
+        decoder_width=settings.decoder_width,
+        decoder_depth=settings.decoder_depth,
+        decoder_heads=settings.decoder_heads,
+    )
+
+
+def pretrain_settings(recipe: Recipe) -> PretrainConfig:
+    """Return the recipe's pretraining section. Raises ValueError where it has none."""
+    if recipe.pretrain is None:
+        raise ValueError("this recipe trains from scratch: it has no pretraining stage")
+    return recipe.pretrain
+
+
+def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
+    """Train the recipe's masked autoencoder, or return the finished run; resume what was interrupted.
+
+    The last epoch's weights are the result. Raises ValueError for settings that do not fit the data, RunError for a
+    damaged run, NonFiniteLossError when the loss is no longer a number.
+    """
+    # ---------------------------------------------------------------- what to do
+    settings, on = pretrain_settings(recipe), torch.device(device)
+    data = load_dataset(recipe.data)
+    steps = data.steps_per_epoch(settings.batch_size)
+
+    with store.open(recipe.stage("pretrain"), data.digest) as run:
+        if run.finished:
+            return store.load(run.id)
+
+        # ---------------------------------------------------------------- model, optimiser, state
+        seed_everything(recipe.seed, STAGE, 0)
+        mae = create_mae(recipe).to(on)
+        optimizer = create_optimizer(mae, settings)
+        run.restore(mae, optimizer)
+        augment, train = Augment(settings.augment, data), data.train.to(on)
+
+        def loss_of(images: Tensor) -> Tensor:
+            return mae(augment(images), settings.mask_ratio, normalize_targets=settings.normalize_targets).loss
+
+        # ---------------------------------------------------------------- train
+        mae.train()
+        for epoch in run.epochs(settings.epochs, progress):
+            seed_everything(recipe.seed, STAGE, 1 + epoch)
+            losses, lr = [], 0.0
+            schedule = epoch_schedule(settings, epoch, steps)
+            for (step, lr), (images, _) in zip(schedule, batches(train, settings.batch_size), strict=True):
+                where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
+                losses.append(take_step(optimizer, loss_of, (images,), lr=lr, settings=settings, where=where))
+            run.save(mae, optimizer, {"epoch": epoch + 1, "lr": lr, "train_loss": sum(losses) / steps})
+
+        # ---------------------------------------------------------------- seal
+        result = {"train_loss": run.metrics[-1]["train_loss"], "steps_per_epoch": steps}
+        run.finish(mae.state_dict(), result, settings.epochs * steps * settings.batch_size, on)
+    return store.load(run.id)

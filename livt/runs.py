@@ -1,0 +1,341 @@
+"""The run store: what training a recipe leaves on disk, and how to trust it.
+
+``<root>/<stage>-<digest>/`` holds ``config.json``, ``metrics.jsonl`` (a line per epoch), ``environment.json``,
+``weights.safetensors`` and ``result.json``; while training, ``resume.pt``. ``result.json`` is written last and lists
+the SHA-256 of the others: it is what makes a run finished. Every file appears whole (a temporary name, then a rename),
+and a lock makes two processes that ask for one run do the work once.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from livt.config import Recipe, digest
+
+STAGES = ("pretrain", "finetune")
+_SEALED = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors")
+
+
+class RunError(RuntimeError):
+    """A run that cannot be used: damaged, missing, or contradicting itself. The message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished run, verified against its own checksums. ``metrics`` has one row per epoch."""
+
+    id: str
+    stage: str
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    result: dict[str, Any]
+    environment: dict[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of a fine-tuning run."""
+        return Recipe.from_dict({k: v for k, v in self.config.items() if k not in ("format", "stage")})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("id", "stage", "config", "metrics", "result", "environment")}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill at any instant, sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def dump_json(value: Any) -> bytes:
+    """Return readable JSON with a fixed key order; ``nan`` (an empty group) becomes null."""
+    return (json.dumps(_nan_to_none(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _nan_to_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _nan_to_none(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_none(v) for v in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def environment(device: torch.device, wall_time_s: float, images: int) -> dict[str, Any]:
+    """Describe where and how a run was made; ``images`` were seen in training over ``wall_time_s`` seconds."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        **_git_state(),
+        "packages": {name: metadata.version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision") if _installed(name)},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": gpu or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "wall_time_s": round(wall_time_s, 2),
+        "images_per_second": round(images / wall_time_s, 1),
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_state() -> dict[str, Any]:
+    """Return the commit of the source this package runs from, and whether it was changed; None outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(Path(__file__).parent), *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    changes = git("status", "--porcelain", "--", ".")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+class OpenRun:
+    """A run whose lock this process holds: restore it, save it after each epoch, finish it.
+
+    ``metrics`` are the rows of the complete epochs.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], data_digest: str) -> None:
+        self.path = path
+        self.id = path.name
+        self.config = config
+        self.data_digest = data_digest
+        self.metrics: list[dict[str, Any]] = []
+        self._wall_time, self._clock = 0.0, time.monotonic()
+        self.finished = (path / "result.json").exists()
+        if self.finished:
+            (path / "resume.pt").unlink(missing_ok=True)  # a kill may have come between the seal and this
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        for leftover in path.glob(".*.tmp"):
+            leftover.unlink()
+        write_atomically(path / "config.json", dump_json(config))
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Bring back the state after the last complete epoch, if there is one."""
+        path = self.path / "resume.pt"
+        content = path.read_bytes() if path.exists() else b""
+        if not content:
+            return
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            warnings.warn(f"{path} is damaged: this run starts again from the beginning", stacklevel=2)
+            return
+        state = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        self.metrics, self._wall_time = state["metrics"], state["wall_time_s"]
+
+    def epochs(self, total: int, progress: bool) -> Iterator[int]:
+        """Yield the epochs still to train, counted from 0, under a progress bar."""
+        self._clock = time.monotonic()
+        done = len(self.metrics)
+        yield from tqdm(range(done, total), self.id, total, initial=done, disable=not progress, unit="epoch")
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any]) -> None:
+        """Add an epoch's metrics and save the state after it."""
+        now = time.monotonic()
+        self._wall_time, self._clock = self._wall_time + now - self._clock, now
+        self.metrics.append(row)
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "metrics": self.metrics,
+            "wall_time_s": self._wall_time,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        write_atomically(self.path / "resume.pt", hashlib.sha256(content).digest() + content)
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        rows = (json.dumps(_nan_to_none(row), sort_keys=True, allow_nan=False) + "\n" for row in self.metrics)
+        write_atomically(self.path / "metrics.jsonl", "".join(rows).encode())
+
+    def finish(self, weights: dict[str, Tensor], result: dict[str, Any], images: int, device: torch.device) -> None:
+        """Write weights and environment (``images``: seen in training), then seal the run with result.json."""
+        self._write_metrics()
+        about = environment(device, self._wall_time, images) | {"data_digest": self.data_digest}
+        write_atomically(self.path / "environment.json", dump_json(about))
+        tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+        write_atomically(self.path / "weights.safetensors", to_safetensors(tensors, metadata={"format": "pt"}))
+        sealed = {"result": result, "files": {name: sha256((self.path / name).read_bytes()) for name in _SEALED}}
+        sealed = _nan_to_none(sealed)
+        write_atomically(self.path / "result.json", dump_json({**sealed, "sha256": sha256(dump_json(sealed))}))
+        (self.path / "resume.pt").unlink(missing_ok=True)
+
+
+class RunStore:
+    """All runs below one folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    @staticmethod
+    def id(config: dict[str, Any], data_digest: str) -> str:
+        """Return the run id of a stage configuration and its data, ``<stage>-<digest>``."""
+        return f"{config['stage']}-{digest(config, data_digest)}"
+
+    @contextmanager
+    def open(self, config: dict[str, Any], data_digest: str) -> Iterator[OpenRun]:
+        """Hold the lock of the run of this stage configuration and data; wait while another process holds it."""
+        path = self.root / self.id(config, data_digest)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / f".{path.name}.lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{path.name}: another process is training this run; waiting for it", flush=True)
+            lock.acquire()
+        except OSError as error:
+            raise RunError(f"cannot write to the run store {self.root}: {error.strerror}") from None
+        try:
+            yield OpenRun(path, config, data_digest)
+        finally:
+            lock.release()
+
+    def ids(self) -> list[str]:
+        """Return the names of all runs, finished or not, sorted."""
+        folders = (p for stage in STAGES for p in self.root.glob(f"{stage}-*") if p.is_dir())
+        return sorted(p.name for p in folders)
+
+    def find(self, name: str) -> str:
+        """Return the id of the one run whose name or digest begins with ``name``."""
+        matches = [i for i in self.ids() if i.startswith(name) or i.split("-", 1)[1].startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        found = f"fits {', '.join(matches)}" if matches else "fits none"
+        raise RunError(f"no single run {name!r} in {self.root}: it {found}")
+
+    def progress(self, run_id: str) -> int:
+        """Return the number of complete epochs of a run, also of one in training."""
+        try:
+            return (self.root / run_id / "metrics.jsonl").read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+    def is_finished(self, run_id: str) -> bool:
+        return (self.root / run_id / "result.json").exists()
+
+    def load(self, run_id: str) -> Record:
+        """Return a finished run, after checking every file. Raises RunError naming what is missing or damaged."""
+        path = self.root / run_id
+        if not path.is_dir():
+            raise RunError(f"there is no run {run_id} in {self.root}")
+        if not (path / "result.json").exists():
+            raise RunError(f"{path / 'result.json'} is missing: the run is not finished; train it again to resume it")
+        remedy = f"the run is damaged; delete the folder {path} to train it anew"
+
+        sealed = _read_json(path / "result.json", remedy)
+        if not isinstance(sealed, dict) or set(sealed) != {"result", "files", "sha256"}:
+            raise RunError(f"{path / 'result.json'} lacks its entries: {remedy}")
+        if sealed.pop("sha256") != sha256(dump_json(sealed)):
+            raise RunError(f"{path / 'result.json'} does not match its checksum: {remedy}")
+        for name in _SEALED:
+            if not (path / name).exists():
+                raise RunError(f"{path / name} is missing: {remedy}")
+            if sha256((path / name).read_bytes()) != sealed["files"][name]:
+                raise RunError(f"{path / name} does not match its checksum: {remedy}")
+        config = _read_json(path / "config.json", remedy)
+        environment = _read_json(path / "environment.json", remedy)
+        if run_id != self.id(config, environment["data_digest"]):
+            raise RunError(f"{path / 'config.json'} is not the configuration of {run_id}: {remedy}")
+        rows = (path / "metrics.jsonl").read_text().splitlines()
+        return Record(
+            id=run_id,
+            stage=config["stage"],
+            config=config,
+            metrics=[json.loads(row) for row in rows],
+            result=sealed["result"],
+            environment=environment,
+        )
+
+    def weights(self, run_id: str) -> Path:
+        """Return the weights file of a run; ``load`` has verified it."""
+        return self.root / run_id / "weights.safetensors"
+
+
+def _read_json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} is not readable JSON ({error}): {remedy}") from None
+
+
+def check_record(values: Mapping[str, Any], source: str) -> Record:
+    """Return a record read from JSON, or raise RunError naming ``source`` and what contradicts its configuration.
+
+    Checked: the digest of configuration and data, the number of epochs, and the peak learning rate.
+    """
+    try:
+        record = Record(**values)
+        stage = record.config[record.stage]
+        found = {
+            "digest": RunStore.id(record.config, record.environment["data_digest"]),
+            "epochs": [row["epoch"] for row in record.metrics],
+            "peak learning rate": max(row["lr"] for row in record.metrics),
+        }
+        expected = {
+            "digest": record.id,
+            "epochs": list(range(1, stage["epochs"] + 1)),
+            "peak learning rate": stage["base_lr"] * stage["batch_size"] / 256,
+        }
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunError(f"{source} is not a run record: {error!r}") from None
+    for name, value in expected.items():
+        same = found[name] == value if name != "peak learning rate" else abs(found[name] / value - 1) < 1e-9
+        if not same:
+            raise RunError(f"{source}: the {name} is {found[name]}, its configuration says {value}")
+    return record
+
+
+def promote(store: RunStore, run_id: str, folder: Path) -> Path:
+    """Write a finished run as a small JSON record into ``folder``, to be committed; refuse one that contradicts itself."""
+    record = check_record(store.load(run_id).to_dict(), str(store.root / run_id))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run_id}.json"
+    write_atomically(path, dump_json(record.to_dict()))
+    return path
+
+
+def read_promoted(folder: Path) -> dict[str, Record]:
+    """Return the promoted records of a folder by run id, each checked."""
+    paths = sorted(folder.glob("*.json"))
+    return {p.stem: check_record(_read_json(p, "promote the run again"), str(p)) for p in paths}
