@@ -4,12 +4,13 @@ Shapes: ``B`` batch, ``C`` classes. Images are uint8 [B, 3, H, W] until augmenta
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from safetensors.torch import load_file
-from timm.data import Mixup
+from timm.data.mixup import Mixup, mixup_target
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -58,15 +59,16 @@ def load_pretrained(vit: VisionTransformer, recipe: Recipe, store: RunStore, dat
     return run_id, load_encoder(vit, encoder)
 
 
-def create_targets(settings: FinetuneConfig, num_classes: int) -> Mixup:
-    """Return timm's mixup, which also smooths labels; with all of that off its targets are one-hot."""
-    return Mixup(
-        mixup_alpha=settings.mixup,
-        cutmix_alpha=settings.cutmix,
-        prob=float(settings.mixup > 0 or settings.cutmix > 0),
-        label_smoothing=settings.label_smoothing,
-        num_classes=num_classes,
-    )
+def create_mixer(settings: FinetuneConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return a function of images [B, 3, H, W] and labels [B] that mixes them and gives soft targets [B, C]."""
+    if settings.mixup or settings.cutmix:
+        return Mixup(
+            mixup_alpha=settings.mixup,
+            cutmix_alpha=settings.cutmix,
+            label_smoothing=settings.label_smoothing,
+            num_classes=num_classes,
+        )
+    return lambda images, labels: (images, mixup_target(labels, num_classes, 1.0, settings.label_smoothing))
 
 
 def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
@@ -93,7 +95,7 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         optimizer = create_optimizer(vit, settings, settings.layer_decay)
         run.restore(vit, optimizer)
         criterion = create_loss(settings, data.class_counts).to(on)
-        mix = create_targets(settings, data.num_classes)
+        mix = create_mixer(settings, data.num_classes)
         augment, train = Augment(settings.augment, data), data.train.to(on)
 
         def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -101,18 +103,16 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
             return criterion(vit(mixed), targets)
 
         # ---------------------------------------------------------------- train, evaluate each epoch
-        logits, labels = torch.empty(0), torch.empty(0)
         for epoch in run.epochs(settings.epochs, progress):
             seed_everything(recipe.seed, STAGE, 1 + epoch)
             vit.train()
-            losses, lr = [], 0.0
-            schedule = epoch_schedule(settings, epoch, steps)
+            losses, schedule = [], epoch_schedule(settings, epoch, steps)
             for (step, lr), batch in zip(schedule, batches(train, settings.batch_size), strict=True):
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
                 losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
             scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
             row = {k: v for k, v in dataclasses.asdict(scores).items() if k != "per_class"}
-            run.save(vit, optimizer, {"epoch": epoch + 1, "lr": lr, "train_loss": sum(losses) / steps, **row})
+            run.save(vit, optimizer, {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps, **row})
 
         # ---------------------------------------------------------------- the last epoch is the result
         logits, labels = predict(vit, data.evaluation, augment)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,19 +73,13 @@ def create_optimizer(model: nn.Module, settings: StageConfig, layer_decay: float
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), fused=True)
 
 
-def epoch_schedule(settings: StageConfig, epoch: int, steps_per_epoch: int) -> Iterator[tuple[int, float]]:
-    """Yield (step, learning rate) for each step of an epoch, counted from 0: here epochs become steps."""
-    for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-        yield (
-            step,
-            learning_rate(
-                step,
-                warmup_steps=int(settings.warmup_epochs * steps_per_epoch),
-                total_steps=settings.epochs * steps_per_epoch,
-                lr=settings.lr,
-                min_lr=settings.min_lr,
-            ),
-        )
+def epoch_schedule(settings: StageConfig, epoch: int, steps_per_epoch: int) -> list[tuple[int, float]]:
+    """Return (step, learning rate) for each step of an epoch, counted from 0: here epochs become steps."""
+    total, warmup = settings.epochs * steps_per_epoch, int(settings.warmup_epochs * steps_per_epoch)
+    return [
+        (step, learning_rate(step, warmup_steps=warmup, total_steps=total, lr=settings.lr, min_lr=settings.min_lr))
+        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+    ]
 
 
 def take_step(

@@ -65,12 +65,12 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         mae.train()
         for epoch in run.epochs(settings.epochs, progress):
             seed_everything(recipe.seed, STAGE, 1 + epoch)
-            losses, lr = [], 0.0
-            schedule = epoch_schedule(settings, epoch, steps)
+            losses, schedule = [], epoch_schedule(settings, epoch, steps)
             for (step, lr), (images, _) in zip(schedule, batches(train, settings.batch_size), strict=True):
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
                 losses.append(take_step(optimizer, loss_of, (images,), lr=lr, settings=settings, where=where))
-            run.save(mae, optimizer, {"epoch": epoch + 1, "lr": lr, "train_loss": sum(losses) / steps})
+            row = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
+            run.save(mae, optimizer, row)
 
         # ---------------------------------------------------------------- seal
         result = {"train_loss": run.metrics[-1]["train_loss"], "steps_per_epoch": steps}

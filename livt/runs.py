@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -96,8 +97,7 @@ def environment(device: torch.device, wall_time_s: float, images: int) -> dict[s
         "packages": {name: metadata.version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision") if _installed(name)},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": gpu or platform.machine(),
+        "device": gpu or f"{platform.machine()} CPU, {platform.system()}",
         "threads": torch.get_num_threads(),
         "wall_time_s": round(wall_time_s, 2),
         "images_per_second": round(images / wall_time_s, 1),
@@ -166,7 +166,8 @@ class OpenRun:
         """Yield the epochs still to train, counted from 0, under a progress bar."""
         self._clock = time.monotonic()
         done = len(self.metrics)
-        yield from tqdm(range(done, total), self.id, total, initial=done, disable=not progress, unit="epoch")
+        bar = tqdm(range(done, total), self.id, total, initial=done, disable=not progress, unit="epoch", mininterval=1)
+        yield from bar
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any]) -> None:
         """Add an epoch's metrics and save the state after it."""
@@ -203,10 +204,10 @@ class OpenRun:
 
 
 class RunStore:
-    """All runs below one folder."""
+    """All runs below one folder: ``root``, else ``$LIVT_RUNS``, else ``runs/``."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str = "") -> None:
+        self.root = Path(root or os.environ.get("LIVT_RUNS") or "runs")
 
     @staticmethod
     def id(config: dict[str, Any], data_digest: str) -> str:
@@ -222,7 +223,7 @@ class RunStore:
             lock = FileLock(self.root / f".{path.name}.lock")
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"{path.name}: another process is training this run; waiting for it", flush=True)
+            tqdm.write(f"{path.name}: another process is training this run; waiting for it", file=sys.stderr)
             lock.acquire()
         except OSError as error:
             raise RunError(f"cannot write to the run store {self.root}: {error.strerror}") from None

@@ -1,0 +1,252 @@
+"""The command line: ``python -m livt``. A user's mistake is one line on stderr and exit status 2."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from livt import __version__
+
+# Heavy modules (torch, timm, pandas) are imported by the command that needs them: --help answers at once.
+
+RECIPE_NAMES = ("smoke", "digit_pairs", "tiny_imagenet_lt")
+PROFILE_NAMES = ("smoke", "cpu", "gpu")
+EXPERIMENT_NAMES = ("loss_ablation",)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"livt: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m livt", description="Train Vision Transformers on long-tailed data, as LiVT does.")
+    parser.add_argument("--version", action="version", version=f"livt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--runs", default="", metavar="DIR", help="the run store (default: $LIVT_RUNS, else runs)")
+    training = argparse.ArgumentParser(add_help=False)
+    training.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    training.add_argument("--quiet", action="store_true", help="no progress bars")
+    seeds = "0,1,2"
+
+    for stage, text in (("pretrain", "MGP: train a masked autoencoder"), ("finetune", "BFT: train a classifier")):
+        sub = commands.add_parser(stage, help=text, description=text, parents=[common, training])
+        sub.add_argument("recipe", choices=RECIPE_NAMES, help="a named recipe")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.FIELD=VALUE",
+            help="change a value of the recipe, for example finetune.loss=bce, seed=1 or pretrain=null",
+        )
+
+    sub = commands.add_parser(
+        "evaluate", help="metrics of a fine-tuned run", description="Evaluate a run's weights anew.", parents=[common]
+    )
+    sub.add_argument("run", help="a run's id or digest, or its beginning")
+    sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+
+    sub = commands.add_parser(
+        "reproduce",
+        help="train what an experiment lacks, print its table",
+        description="Train what an experiment lacks, then print one row per run.",
+        parents=[common, training],
+    )
+    sub.add_argument("experiment", choices=EXPERIMENT_NAMES)
+    sub.add_argument("--profile", choices=PROFILE_NAMES, default="cpu", help="how much to train (default: cpu)")
+    sub.add_argument("--seeds", default=seeds, help=f"comma-separated (default: {seeds})")
+    sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per CPU core; 1 on a GPU)")
+    sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
+
+    runs = commands.add_parser("runs", help="list, show, verify or promote runs", description="Work with the run store.")
+    actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
+    actions.add_parser("list", help="one line per run", parents=[common])
+    sub = actions.add_parser("show", help="a run as JSON", parents=[common])
+    sub.add_argument("run", help="a run's id or digest, or its beginning")
+    sub = actions.add_parser("verify", help="check every file of runs", parents=[common])
+    sub.add_argument("run", nargs="*", help="runs (default: all)")
+    sub = actions.add_parser("promote", help="write runs as records to be committed", parents=[common])
+    sub.add_argument("run", nargs="+", help="runs to promote")
+    sub.add_argument("--to", default="book/results", metavar="DIR", help="where (default: book/results)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\nlivt: interrupted; the same command goes on from the last complete epoch", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if not _is_known(error):
+            raise
+        print(f"livt: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _is_known(error: Exception) -> bool:
+    """Tell a user's mistake, or a state of the machine that the message explains, from a defect of this program."""
+    from livt.optim import NonFiniteLossError
+    from livt.runs import RunError
+
+    return isinstance(error, ValueError | RunError | NonFiniteLossError | OSError)
+
+
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
+        case "pretrain" | "finetune":
+            return _train(options)
+        case "evaluate":
+            return _evaluate(options)
+        case "reproduce":
+            return _reproduce(options)
+        case _:
+            return _runs(options)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def _train(options: argparse.Namespace) -> int:
+    from livt.config import with_overrides
+    from livt.recipes import RECIPES
+
+    overrides = {}
+    for item in options.set:
+        path, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"--set {item}: expected SECTION.FIELD=VALUE")
+        overrides[path] = value
+    recipe = with_overrides(RECIPES[options.recipe](), overrides)
+
+    from livt.finetune import finetune
+    from livt.pretrain import pretrain
+    from livt.runs import RunStore
+
+    store, device, progress = RunStore(options.runs), _device(options.device), not options.quiet
+    if options.command == "pretrain" or recipe.pretrain is not None:
+        record = pretrain(recipe, store, device=device, progress=progress)
+        print(f"{record.id}: training loss {record.result['train_loss']:.4f}")
+    if options.command == "finetune":
+        record = finetune(recipe, store, device=device, progress=progress)
+        print(f"{record.id}: {_scores(record.result)}")
+    return 0
+
+
+def _scores(result: dict) -> str:
+    names = ("accuracy", "many", "medium", "few", "ece", "mce")
+    return ", ".join(f"{name} {'-' if result[name] is None else f'{result[name]:.1f}'}" for name in names)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from safetensors.torch import load_file
+
+    from livt.data import Augment, load_dataset
+    from livt.evaluate import predict
+    from livt.finetune import create_classifier, summarize
+    from livt.runs import RunError, RunStore
+
+    store = RunStore(options.runs)
+    record = store.load(store.find(options.run))
+    if record.stage != "finetune":
+        raise ValueError(f"{record.id} is a pretraining run; evaluate a finetune run")
+    recipe = record.recipe
+    data = load_dataset(recipe.data)
+    if data.digest != record.environment["data_digest"]:
+        raise RunError(f"the data {recipe.data.name} has changed since {record.id}: its digest is {data.digest}")
+    vit = create_classifier(recipe)
+    vit.load_state_dict(load_file(store.weights(record.id)))
+    logits, labels = predict(vit.to(_device(options.device)), data.evaluation, Augment(recipe.finetune.augment, data))
+    print(f"{record.id} on the {recipe.data.evaluation} split: {_scores(summarize(logits, labels, data.class_counts))}")
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from livt.experiments import reproduce
+    from livt.runs import RunStore, write_atomically
+
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds {options.seeds}: expected whole numbers such as 0,1,2") from None
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds {options.seeds}: a seed appears twice")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, not {options.jobs}")
+    table = reproduce(
+        options.experiment,
+        options.profile,
+        seeds,
+        RunStore(options.runs),
+        jobs=options.jobs,
+        device=_device(options.device),
+        progress=not options.quiet,
+    )
+    print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
+    if options.csv:
+        from pathlib import Path
+
+        write_atomically(Path(options.csv), table.to_csv(index=False).encode())
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from livt.runs import RunError, RunStore, dump_json, promote
+
+    store = RunStore(options.runs)
+    match options.action:
+        case "list":
+            for run_id in store.ids():
+                print(_describe(store, run_id))
+        case "show":
+            sys.stdout.write(dump_json(store.load(store.find(options.run)).to_dict()).decode())
+        case "promote":
+            for name in options.run:
+                print(promote(store, store.find(name), Path(options.to)))
+        case _:
+            status = 0
+            for run_id in [store.find(name) for name in options.run] or store.ids():
+                try:
+                    store.load(run_id)
+                    print(f"{run_id}: sound")
+                except RunError as error:
+                    print(f"{run_id}: {error}")
+                    status = 1
+            return status
+    return 0
+
+
+def _describe(store, run_id: str) -> str:
+    from livt.runs import RunError
+
+    if not store.is_finished(run_id):
+        return f"{run_id}  unfinished, {store.progress(run_id)} epochs"
+    try:
+        record = store.load(run_id)
+    except RunError as error:
+        return f"{run_id}  {error}"
+    config = record.config
+    what = f"{config['data']['name']}, {config['model']['size']}, seed {config['seed']}"
+    if record.stage == "pretrain":
+        return f"{run_id}  {what}: training loss {record.result['train_loss']:.4f}"
+    return f"{run_id}  {what}, {config['finetune']['loss']}: {_scores(record.result)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

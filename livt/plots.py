@@ -1,0 +1,57 @@
+"""Figures from data frames: one style, safe for colour-blind readers, legible on a dark page and in print."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from livt.paper import LOSS_NAMES
+
+# Okabe and Ito's palette, told apart also in grey by their order of lightness.
+COLOURS = {"ce": "#0072B2", "bal_ce": "#56B4E9", "bce": "#D55E00", "bal_bce": "#E69F00"}
+METRIC_NAMES = {"accuracy": "all", "many": "many", "medium": "medium", "few": "few"}
+
+
+def use_style() -> None:
+    """Set the book's style for all figures that follow. The white ground keeps dark pages legible."""
+    sns.set_theme(context="notebook", style="whitegrid", rc={"figure.dpi": 110, "savefig.facecolor": "white"})
+
+
+def loss_ablation(measured: pd.DataFrame, published: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw accuracy by loss and shot group: each seed a dot, the mean a bar, one panel per source.
+
+    measured: columns loss, seed, accuracy, many, medium, few. published: panel title to a frame of the same columns
+    without seeds.
+    """
+    panels = {f"measured, {measured.seed.nunique()} seeds": measured, **published}
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, layout="constrained")
+    for axis, (title, frame) in zip(figure.axes or [axes], panels.items(), strict=True):
+        tidy = frame.melt("loss", list(METRIC_NAMES), "group", "accuracy [%]").replace({"group": METRIC_NAMES})
+        shared = {"data": tidy, "x": "group", "y": "accuracy [%]", "hue": "loss", "hue_order": list(COLOURS), "ax": axis}
+        sns.barplot(**shared, palette=COLOURS, errorbar=None, edgecolor="0.25", linewidth=0.8)
+        if "seed" in frame:
+            sns.stripplot(
+                **shared, palette=["0.1"] * len(COLOURS), dodge=True, jitter=False, size=4, legend=False, marker="D"
+            )
+        axis.set(title=title, xlabel="classes by number of training images", ylim=(0, 100))
+        handles, labels = axis.get_legend_handles_labels()
+        axis.get_legend().remove()
+    figure.legend(handles, [LOSS_NAMES[name] for name in labels], loc="outside lower center", ncols=len(COLOURS))
+    return figure
+
+
+def convergence(curves: pd.DataFrame, chance: float) -> Figure:
+    """Draw accuracy against epoch for each loss, a line per seed. ``chance``: accuracy of guessing, percent."""
+    figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    shared = {"x": "epoch", "y": "accuracy", "hue": "loss", "hue_order": list(COLOURS), "palette": COLOURS}
+    styles = {"ce": "", "bal_ce": (4, 1.5), "bce": (1, 1), "bal_bce": (6, 1.5, 1.5, 1.5)}
+    sns.lineplot(curves, **shared, units="seed", estimator=None, style="loss", dashes=styles, ax=axis)
+    axis.axhline(chance, color="0.4", linewidth=1)
+    axis.annotate("chance", (1, chance), xytext=(0, 3), textcoords="offset points", color="0.3", fontsize="small")
+    axis.set(xlabel="epoch of fine-tuning", ylabel="accuracy on the test pairs [%]", ylim=(0, 100))
+    handles, labels = axis.get_legend_handles_labels()
+    names = [LOSS_NAMES[name] for name in labels]
+    axis.legend(handles, names, title=None)
+    return figure
