@@ -24,9 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"livt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--runs", default="", metavar="DIR", help="the run store (default: $LIVT_RUNS, else runs)")
-    training = argparse.ArgumentParser(add_help=False)
+    training = _Parser(add_help=False)
     training.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     training.add_argument("--quiet", action="store_true", help="no progress bars")
     seeds = "0,1,2"
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per CPU core; 1 on a GPU)")
     sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
 
-    runs = commands.add_parser("runs", help="list, show, verify or promote runs", description="Work with the run store.")
+    runs = commands.add_parser("runs", help="list, show, verify or promote runs")
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
     actions.add_parser("list", help="one line per run", parents=[common])
     sub = actions.add_parser("show", help="a run as JSON", parents=[common])

@@ -3,6 +3,7 @@
 A recipe is checked when it is made: an impossible value is a ValueError naming the field, before any work.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -58,9 +59,7 @@ class _Section:
         names = {field.name for field in dataclasses.fields(cls)}
         for key in values:
             _require(key in names, f"unknown key {key!r}; {cls.__name__} has {', '.join(sorted(names))}")
-        missing = [
-            f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values
-        ]
+        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
         _require(not missing, f"{cls.__name__} lacks {', '.join(missing)}")
         return cls(**values)
 
@@ -309,15 +308,12 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         *parents, key = path.split(".")
         section = values
         for parent in parents:
-            inner = section.get(parent)
-            _require(isinstance(inner, dict), f"{path}: {parent!r} is not a section of this recipe")
-            section = inner
+            _require(isinstance(section.get(parent), dict), f"{path}: {parent!r} is not a section of this recipe")
+            section = section[parent]
         _require(key in section, f"{path}: unknown key {key!r}; known here: {', '.join(section)}")
         if isinstance(value, str) and not isinstance(section[key], str):
-            try:
+            with contextlib.suppress(json.JSONDecodeError):  # a plain word is for the type check below to judge
                 value = json.loads(value)
-            except json.JSONDecodeError:
-                pass  # a plain word, as for rand_augment: the type check below has the last say
         section[key] = value
     try:
         return Recipe.from_dict(values)

@@ -132,12 +132,12 @@ def _scans() -> tuple[Tensor, NDArray[np.int64]]:
     return torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)), bunch.target
 
 
-def _scan_groups(generator: np.random.Generator) -> list[tuple[NDArray, NDArray, NDArray]]:
+def _scan_groups(generator: np.random.Generator) -> list[list[NDArray[np.int64]]]:
     """Return, for each digit, the indices of its test, validation and training scans; no scan is in two groups."""
     labels = _scans()[1]
     cuts = [TEST_SCANS, TEST_SCANS + VALIDATION_SCANS]
     members = (np.flatnonzero(labels == digit) for digit in range(10))
-    return [tuple(np.split(m[generator.random(m.size).argsort()], cuts)) for m in members]
+    return [np.split(m[generator.random(m.size).argsort()], cuts) for m in members]
 
 
 def _rgb(images: Tensor, labels: NDArray) -> Split:
@@ -231,8 +231,8 @@ def _read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.
         table = parquet.read_table(path, columns=["image", "label"])
         encoded, labels = table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is not a Parquet file with columns image and label ({reason}): fetch it anew") from None
+        reason = f"not a Parquet file with columns image and label ({str(error).splitlines()[0]})"
+        raise DataError(f"{path} is {reason}: fetch it anew") from None
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
         raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, found {labels.min()} to {labels.max()}")
     missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)

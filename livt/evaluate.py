@@ -14,7 +14,5 @@ def predict(model: nn.Module, split: Split, augment: Augment, batch_size: int = 
     """Return raw float32 logits [N, C] and labels [N] of a split, on the CPU; the model is left in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
-    parts = [
-        model(augment.normalize(images.to(device))).float().cpu() for images in split.images.split(batch_size)
-    ]
+    parts = [model(augment.normalize(images.to(device))).float().cpu() for images in split.images.split(batch_size)]
     return torch.cat(parts), split.labels.cpu()

@@ -4,6 +4,7 @@ An experiment is a function of a profile and seeds that lists recipes. Nothing h
 """
 
 import ast
+import contextlib
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from livt.config import LOSSES, Recipe, with_overrides
 from livt.data import load_dataset
 from livt.finetune import finetune
+from livt.paper import LOSS_CLAIMS, LOSS_NAMES, Claim, Estimate, estimate, published, verdict
 from livt.pretrain import pretrain
 from livt.recipes import PROFILES
 from livt.runs import Record, RunStore
@@ -86,6 +88,92 @@ def curves(runs: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT-Base")) -> pd.DataFrame:
+    """Return mean ± standard deviation over seeds by loss, each beside Table 5's rows for ``models``.
+
+    measured: as from ``results``. Index: loss and source; columns: the metrics, percent, as text.
+    """
+    metrics = COLUMNS[3:9]
+    table = published("table5_loss_by_model_size")
+    rows = {}
+    for loss, name in LOSS_NAMES.items():
+        runs = measured[measured.loss == loss]
+        found = {metric: estimate(runs[metric].dropna()) for metric in metrics}
+        rows[name, f"measured, {len(runs)} seeds"] = {m: _spread(e) for m, e in found.items()}
+        for model in models:
+            row = table[(table.model == model) & (table.loss == name)].iloc[0]
+            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in metrics}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
+    return frame
+
+
+def _spread(e: Estimate) -> str:
+    return "-" if e.n == 0 else f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f} ± {e.std:.1f}"
+
+
+def judge(measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS) -> pd.DataFrame:
+    """Return a row per claim: its number over seeds with the 95 % interval, the paper's, its threshold, the verdict."""
+    rows = []
+    for claim in claims:
+        values, paper = claim.measured(measured), claim.published()
+        e = estimate(values)
+        rows.append(
+            {
+                "claim": claim.id,
+                "statement": claim.statement,
+                "seeds": e.n,
+                "measured [points]": _spread(e),
+                "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
+                "paper, over sizes": f"{paper.min():.1f} to {paper.max():.1f}",
+                "threshold": claim.threshold,
+                "verdict": verdict(values, floor=claim.floor, threshold=claim.threshold),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return Table 5's rows of each model by panel title, with the loss names of this package."""
+    table = published("table5_loss_by_model_size")
+    table["loss"] = table["loss"].map({name: loss for loss, name in LOSS_NAMES.items()})
+    return {f"paper, {model} on ImageNet-LT, 1 seed": table[table.model == model] for model in models}
+
+
+def verdict_sentence(measured: pd.DataFrame) -> str:
+    """Return the answer in one Markdown sentence, computed from the runs."""
+    rows = judge(measured).set_index("claim")
+    parts = [
+        f"{text} by {row['measured [points]']} points (95 % interval {row['95 % interval']}; "
+        f"paper {row['paper, over sizes']}): **{row['verdict']}**"
+        for text, row in (("Bal-BCE exceeds BCE", rows.loc["C5"]), ("Bal-BCE exceeds Bal-CE", rows.loc["C6"]))
+    ]
+    return f"Over {rows.loc['C5', 'seeds']} seeds, {'; '.join(parts)}."
+
+
+def provenance(runs: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run: what made it, where, and how long it took."""
+    rows = []
+    for run in runs:
+        about = run.environment
+        commit = f"{about['commit'][:10]}{' + changes' if about['dirty'] else ''}" if about["commit"] else "unknown"
+        rows.append(
+            {
+                "run": run.id,
+                "seed": run.config["seed"],
+                "from": run.result.get("pretrain_run") or "-",
+                "data": about["data_digest"],
+                "commit": commit,
+                "device": about["device"],
+                "threads": about["threads"],
+                "torch": about["packages"]["torch"],
+                "images/s": about["images_per_second"],
+                "seconds": about["wall_time_s"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def train_all(
     recipes: Sequence[Recipe],
     store: RunStore,
@@ -117,7 +205,7 @@ def train_all(
     if not stages:
         return
     if jobs == 1:
-        for run_id, (stage, recipe) in sorted(stages.items(), key=lambda item: item[1][0] == "finetune"):
+        for stage, recipe in sorted(stages.values(), key=lambda work: work[0] == "finetune"):
             _train(stage, recipe, store, device, progress)
         return
     ready = [run_id for run_id in stages if not any(run_id in after for after in follows.values())]
@@ -207,14 +295,12 @@ def _check_parameter(name: str, value: Any, kind: Any) -> Any:
             raise ValueError(f"parameter {name} = {value!r} is not one of {', '.join(kind)}")
         return value
     if isinstance(value, str) and kind is not str:
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):  # the check below names the type it should have
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass  # the check below names the type it should have
     if kind == list[int]:
         fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is int and v >= 0 for v in value)
         if not fits or len(set(value)) != len(value):
-            raise ValueError(f"parameter {name} must be a list of different whole numbers, such as [0, 1, 2], not {value!r}")
+            raise ValueError(f"parameter {name} must be a list of different whole numbers, like [0, 1], not {value!r}")
         return list(value)
     if type(value) is not kind:
         raise ValueError(f"parameter {name} must be {kind.__name__}, not {value!r}")

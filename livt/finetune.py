@@ -45,7 +45,9 @@ def create_classifier(recipe: Recipe, *, drop_path: float = 0.0) -> VisionTransf
     return create_vit(size, recipe.data.size, patch_size, recipe.data.num_classes, drop_path=drop_path)
 
 
-def load_pretrained(vit: VisionTransformer, recipe: Recipe, store: RunStore, data_digest: str) -> tuple[str, LoadReport]:
+def load_pretrained(
+    vit: VisionTransformer, recipe: Recipe, store: RunStore, data_digest: str
+) -> tuple[str, LoadReport]:
     """Load the encoder of the recipe's pretraining run, and return that run's id and what was loaded.
 
     Raises RunError where that run is missing, unfinished, or damaged.
@@ -112,7 +114,8 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
                 losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
             scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
             row = {k: v for k, v in dataclasses.asdict(scores).items() if k != "per_class"}
-            run.save(vit, optimizer, {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps, **row})
+            row |= {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
+            run.save(vit, optimizer, row)
 
         # ---------------------------------------------------------------- the last epoch is the result
         logits, labels = predict(vit, data.evaluation, augment)

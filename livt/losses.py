@@ -56,16 +56,17 @@ class _LogitBiasLoss(nn.Module, ABC):
             raise ValueError(f"tau must be finite and not negative, not {tau}")
         # float64 logits meet the exact bias; the float32 copy is the buffer, as not every device has float64.
         self.exact_bias = None if bias is None else tau * bias
-        self.register_buffer("bias", None if bias is None else self.exact_bias.float(), persistent=False)
+        self.bias: Tensor | None
+        self.register_buffer("bias", None if bias is None else (tau * bias).float(), persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss; raise ValueError where logits and targets do not fit."""
         classes = self._check(logits, targets)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            if self.exact_bias is not None:
-                exact = logits.dtype == torch.float64
-                logits = logits + (self.exact_bias.to(logits.device) if exact else self.bias.to(logits))
+            bias = self.exact_bias if logits.dtype == torch.float64 else self.bias
+            if bias is not None:
+                logits = logits + bias.to(logits)
             return self._loss(logits, targets, classes)
 
     def _check(self, logits: Tensor, targets: Tensor) -> int:

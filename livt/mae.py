@@ -52,7 +52,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if encoder.num_prefix_tokens != 1:
-            raise ValueError(f"the encoder needs a class token and no registers, not {encoder.num_prefix_tokens} tokens")
+            raise ValueError(f"the encoder needs one class token, not {encoder.num_prefix_tokens} prefix tokens")
         if decoder_heads < 1 or decoder_width % decoder_heads:
             raise ValueError(f"decoder_heads {decoder_heads} does not divide decoder_width {decoder_width}")
         width, channels = encoder.embed_dim, encoder.patch_embed.proj.in_channels
@@ -136,12 +136,13 @@ class MaskedAutoencoder(nn.Module):
         removes none.
         """
         if tuple(images.shape[2:]) != tuple(self.encoder.patch_embed.img_size):
-            raise ValueError(f"images are {tuple(images.shape[2:])}, the encoder takes {self.encoder.patch_embed.img_size}")
+            size = tuple(self.encoder.patch_embed.img_size)
+            raise ValueError(f"images are {tuple(images.shape[2:])} pixels, the encoder takes {size}")
         patches = self.patchify(images)
         batch, length, _ = patches.shape
         visible = int(length * (1 - mask_ratio))
         if not (0 < mask_ratio < 1 and 0 < visible < length):
-            raise ValueError(f"mask_ratio {mask_ratio} leaves {visible} of {length} patches visible; it must leave and remove one")
+            raise ValueError(f"mask_ratio {mask_ratio} leaves {visible} of {length} patches visible, not some of them")
         if noise is None:
             noise = torch.rand(batch, length, device=images.device)
         if noise.shape != (batch, length):

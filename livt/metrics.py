@@ -69,7 +69,8 @@ def evaluate_logits(logits: ArrayLike, labels: ArrayLike, class_counts: ArrayLik
 
     correct = logits.argmax(1) == labels
     with np.errstate(invalid="ignore"):
-        per_class = 100 * np.bincount(labels, weights=correct, minlength=classes) / np.bincount(labels, minlength=classes)
+        hits = np.bincount(labels, weights=correct, minlength=classes)
+        per_class = 100 * hits / np.bincount(labels, minlength=classes)
     groups = shot_groups(counts)
     by_group = {g: per_class[(groups == g) & ~np.isnan(per_class)] for g in GROUPS}
 

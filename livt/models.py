@@ -130,7 +130,8 @@ def vit_arguments(state: Mapping[str, Tensor], *, num_heads: int, source: str) -
     except KeyError as error:
         raise ValueError(f"{source} lacks the weight {error}") from None
     if grid**2 + 1 != state["pos_embed"].shape[1]:
-        raise ValueError(f"{source}: pos_embed has {state['pos_embed'].shape[1]} rows, not a square grid and a class token")
+        rows = state["pos_embed"].shape[1]
+        raise ValueError(f"{source}: pos_embed has {rows} rows, not those of a square grid and a class token")
     if num_heads < 1 or embed_dim % num_heads:
         raise ValueError(f"{source}: num_heads {num_heads} does not divide the width {embed_dim}")
     return {

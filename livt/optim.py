@@ -25,7 +25,7 @@ def learning_rate(step: int, *, warmup_steps: int, total_steps: int, lr: float, 
     [0.0, 0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
     if total_steps < 1 or not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"need 0 <= warmup_steps <= total_steps and total_steps >= 1, got {warmup_steps}, {total_steps}")
+        raise ValueError(f"need 0 <= warmup_steps <= total_steps >= 1, got {warmup_steps} and {total_steps}")
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
     if step < warmup_steps:

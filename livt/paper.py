@@ -62,7 +62,10 @@ class Claim:
         return value.reindex(["ViT-Tiny", "ViT-Small", "ViT-Base", "ViT-Large"]).round(1)
 
     def measured(self, runs: pd.DataFrame) -> pd.Series:
-        """Return the number for each seed of a frame with columns loss, seed and the metrics; seeds that lack a loss drop out."""
+        """Return the number for each seed of a frame with columns loss, seed and the metrics.
+
+        A seed that lacks one of the losses drops out.
+        """
         table = runs.pivot_table(index="seed", columns="loss", values=self.metric).reindex(columns=list(self.weights))
         return (table * pd.Series(self.weights)).sum(axis=1, skipna=False).dropna()
 

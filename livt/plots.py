@@ -29,7 +29,14 @@ def loss_ablation(measured: pd.DataFrame, published: Mapping[str, pd.DataFrame])
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, layout="constrained")
     for axis, (title, frame) in zip(figure.axes or [axes], panels.items(), strict=True):
         tidy = frame.melt("loss", list(METRIC_NAMES), "group", "accuracy [%]").replace({"group": METRIC_NAMES})
-        shared = {"data": tidy, "x": "group", "y": "accuracy [%]", "hue": "loss", "hue_order": list(COLOURS), "ax": axis}
+        shared = {
+            "x": "group",
+            "y": "accuracy [%]",
+            "hue": "loss",
+            "hue_order": list(COLOURS),
+            "data": tidy,
+            "ax": axis,
+        }
         sns.barplot(**shared, palette=COLOURS, errorbar=None, edgecolor="0.25", linewidth=0.8)
         if "seed" in frame:
             sns.stripplot(

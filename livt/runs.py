@@ -94,7 +94,7 @@ def environment(device: torch.device, wall_time_s: float, images: int) -> dict[s
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         **_git_state(),
-        "packages": {name: metadata.version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision") if _installed(name)},
+        "packages": {name: _version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision")},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "device": gpu or f"{platform.machine()} CPU, {platform.system()}",
@@ -104,12 +104,11 @@ def environment(device: torch.device, wall_time_s: float, images: int) -> dict[s
     }
 
 
-def _installed(name: str) -> bool:
+def _version(package: str) -> str | None:
     try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # livt itself, run from a checkout that is not installed
+        return None
 
 
 def _git_state() -> dict[str, Any]:
@@ -328,7 +327,7 @@ def check_record(values: Mapping[str, Any], source: str) -> Record:
 
 
 def promote(store: RunStore, run_id: str, folder: Path) -> Path:
-    """Write a finished run as a small JSON record into ``folder``, to be committed; refuse one that contradicts itself."""
+    """Write a finished run as a small JSON record into ``folder``; refuse one that contradicts its configuration."""
     record = check_record(store.load(run_id).to_dict(), str(store.root / run_id))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_id}.json"

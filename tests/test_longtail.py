@@ -52,7 +52,7 @@ def test_exponential_counts_give_the_published_cifar_sizes(
 
 
 def exact_count(max_count, factor, c, classes):
-    """int(max * (1/factor)^(c/(C-1))) without rounding: the largest n with n^(C-1) * factor^c <= max^(C-1)."""
+    """int(max * (1/factor)^(c/(C-1))), exactly: the largest n with n^(C-1) * factor^c <= max^(C-1)."""
     steps, factor = classes - 1, Fraction(factor)
     low, high = 0, max_count
     while low < high:

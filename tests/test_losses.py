@@ -78,6 +78,7 @@ BIAS_COUNTS = [
     [500, 501],
     [10**12, 1],
     [10**9, 3, 1],
+    [10**17, 3],
     [1] + [10**6] * 3,
     [999_999, 1],
     list(range(1, 400)),
@@ -367,7 +368,7 @@ def test_logits_of_ten_thousand(make, dtype):
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_bce_of_a_trained_model_over_many_classes(balanced, dtype, tolerance):
-    """Thousands of classes rejected with logits near -15 contribute 3e-7 each: that part must not be rounding.
+    """Thousands of classes rejected with logits near -15 contribute 3e-7 each: that must not be rounding.
 
     `(1 - t) z - logsigmoid(z)` cancels there; `t softplus(-z) + (1 - t) softplus(z)` does not.
     """

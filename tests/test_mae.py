@@ -1,4 +1,4 @@
-"""The masked autoencoder: masking, targets, positions, initialisation, learning, and its checkpoint errors."""
+"""The masked autoencoder: masking, targets, positions, initialisation, learning, checkpoint errors."""
 
 import math
 import os

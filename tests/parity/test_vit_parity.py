@@ -1,4 +1,4 @@
-"""Fine-tuned classifiers: the official `.pth` against a plain-PyTorch ViT, and safetensors read by timm itself."""
+"""Fine-tuned classifiers: the official `.pth` against a plain-PyTorch ViT, and safetensors read by timm."""
 
 import argparse
 

@@ -1,0 +1,41 @@
+# Everything a person or CI runs. `make` alone lists the targets.
+PYTHON ?= python3
+PROFILE ?= cpu
+BIN := .venv/bin
+STAMP := .venv/.installed
+export LIVT_DATA LIVT_RUNS
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test test-slow check bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  PROFILE=smoke|cpu|gpu  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
+
+$(STAMP): pyproject.toml livt/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "livt needs Python >= 3.11; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## create .venv and install everything
+
+book: $(STAMP) ## run the notebooks at PROFILE and build the book
+	$(BIN)/python book/build.py --profile $(PROFILE)
+
+test: $(STAMP) ## all tests but the slow ones, with coverage
+	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90
+
+test-slow: $(STAMP) ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## speed of the losses and of a training step, as ratios within one run
+	$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+clean: ## remove what building made; keeps .venv and the run store
+	rm -rf book/_build book/notebooks .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* build *.egg-info
