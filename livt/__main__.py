@@ -155,7 +155,8 @@ def _scores(result: dict) -> str:
 def _evaluate(options: argparse.Namespace) -> int:
     from safetensors.torch import load_file
 
-    from livt.data import Augment, load_dataset
+    from livt.augment import Augment
+    from livt.data import load_dataset
     from livt.evaluate import predict
     from livt.finetune import create_classifier, summarize
     from livt.runs import RunError, RunStore
@@ -170,7 +171,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise RunError(f"the data {recipe.data.name} has changed since {record.id}: its digest is {data.digest}")
     vit = create_classifier(recipe)
     vit.load_state_dict(load_file(store.weights(record.id)))
-    logits, labels = predict(vit.to(_device(options.device)), data.evaluation, Augment(recipe.finetune.augment, data))
+    logits, labels = predict(
+        vit.to(_device(options.device)), data.evaluation, Augment(recipe.finetune.augment, data.mean, data.std)
+    )
     print(f"{record.id} on the {recipe.data.evaluation} split: {_scores(summarize(logits, labels, data.class_counts))}")
     return 0
 

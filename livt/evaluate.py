@@ -6,7 +6,8 @@ Shapes: ``N`` images, ``C`` classes.
 import torch
 from torch import Tensor, nn
 
-from livt.data import Augment, Split
+from livt.augment import Augment
+from livt.data import Split
 
 
 @torch.inference_mode()

@@ -14,8 +14,9 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from livt.augment import Augment, seed_everything
 from livt.config import FinetuneConfig, Recipe
-from livt.data import Augment, batches, load_dataset, seed_everything
+from livt.data import batches, load_dataset
 from livt.evaluate import predict
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
 from livt.metrics import evaluate_logits, reliability, softmax
@@ -98,7 +99,7 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         run.restore(vit, optimizer)
         criterion = create_loss(settings, data.class_counts).to(on)
         mix = create_mixer(settings, data.num_classes)
-        augment, train = Augment(settings.augment, data), data.train.to(on)
+        augment, train = Augment(settings.augment, data.mean, data.std), data.train.to(on)
 
         def loss_of(images: Tensor, labels: Tensor) -> Tensor:
             mixed, targets = mix(augment(images), labels)

@@ -106,7 +106,9 @@ class BinaryCrossEntropy(_LogitBiasLoss):
 
     def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
         soft = targets if targets.is_floating_point() else F.one_hot(targets.long(), classes)
-        return F.binary_cross_entropy_with_logits(logits, soft.to(logits.dtype), reduction="sum") / len(logits)
+        # PyTorch's binary_cross_entropy_with_logits subtracts z from log sigmoid(z), and so loses the small terms of
+        # the many classes that are rejected with confidence.
+        return -torch.lerp(F.logsigmoid(-logits), F.logsigmoid(logits), soft.to(logits.dtype)).sum() / len(logits)
 
 
 class BalancedCrossEntropy(CrossEntropy):

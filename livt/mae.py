@@ -140,8 +140,8 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError(f"images are {tuple(images.shape[2:])} pixels, the encoder takes {size}")
         patches = self.patchify(images)
         batch, length, _ = patches.shape
-        visible = int(length * (1 - mask_ratio))
-        if not (0 < mask_ratio < 1 and 0 < visible < length):
+        visible = int(length * (1 - mask_ratio)) if 0 < mask_ratio < 1 else 0
+        if not 0 < visible < length:
             raise ValueError(f"mask_ratio {mask_ratio} leaves {visible} of {length} patches visible, not some of them")
         if noise is None:
             noise = torch.rand(batch, length, device=images.device)

@@ -5,7 +5,6 @@ Shapes: ``B`` batch, ``L`` patches, ``D`` width, ``C`` classes. Images are [B, 3
 
 import argparse
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +70,21 @@ def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> LoadR
     """Move the weights of a pretrained encoder into a classifier, in place.
 
     The classifier keeps its own ``fc_norm`` and ``head``, the encoder's ``norm`` is dropped, and position embeddings
-    are resampled when the patch grid differs. Raises ValueError naming anything else that is missing, unexpected, or
+    are resampled when the number of patches differs, from a square grid (a state dict does not hold its grid). Raises ValueError naming anything else that is missing, unexpected, or
     of another shape; then nothing has been loaded.
     """
     own = model.state_dict()
     state = dict(state)
     resampled = []
-    if "pos_embed" in state and state["pos_embed"].shape[1] != own["pos_embed"].shape[1]:
+    positions = state.get("pos_embed", own["pos_embed"])
+    if positions.ndim == 3 and positions.shape[1] != own["pos_embed"].shape[1]:
+        if math.isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
+            raise ValueError(
+                f"pos_embed has {positions.shape[1]} rows, the model needs {own['pos_embed'].shape[1]}; "
+                "only a square grid and a class token can be resampled"
+            )
         grid = list(model.patch_embed.grid_size)
-        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=model.num_prefix_tokens)
+        state["pos_embed"] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=model.num_prefix_tokens)
         resampled.append("pos_embed")
     fresh = sorted(own.keys() - state.keys())
     dropped = sorted(state.keys() - own.keys())
@@ -109,8 +114,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         # The released files carry their command-line arguments; a Namespace is inert.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is damaged, or holds more than weights, and was not loaded: {reason}") from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -129,6 +134,8 @@ def vit_arguments(state: Mapping[str, Tensor], *, num_heads: int, source: str) -
         mlp_ratio = state["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim
     except KeyError as error:
         raise ValueError(f"{source} lacks the weight {error}") from None
+    except (IndexError, ValueError):
+        raise ValueError(f"{source}: patch_embed.proj.weight must have 4 dimensions, pos_embed 3") from None
     if grid**2 + 1 != state["pos_embed"].shape[1]:
         rows = state["pos_embed"].shape[1]
         raise ValueError(f"{source}: pos_embed has {rows} rows, not those of a square grid and a class token")
@@ -142,7 +149,6 @@ def vit_arguments(state: Mapping[str, Tensor], *, num_heads: int, source: str) -
         "depth": count_blocks(state, "blocks."),
         "num_heads": num_heads,
         "mlp_ratio": mlp_ratio,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
     }
 
 

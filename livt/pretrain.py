@@ -6,8 +6,9 @@ Shapes: ``B`` batch. Images are uint8 [B, 3, H, W] until augmentation.
 import torch
 from torch import Tensor
 
+from livt.augment import Augment, seed_everything
 from livt.config import PretrainConfig, Recipe
-from livt.data import Augment, batches, load_dataset, seed_everything
+from livt.data import batches, load_dataset
 from livt.mae import MaskedAutoencoder
 from livt.models import create_vit
 from livt.optim import create_optimizer, epoch_schedule, take_step
@@ -56,7 +57,7 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         mae = create_mae(recipe).to(on)
         optimizer = create_optimizer(mae, settings)
         run.restore(mae, optimizer)
-        augment, train = Augment(settings.augment, data), data.train.to(on)
+        augment, train = Augment(settings.augment, data.mean, data.std), data.train.to(on)
 
         def loss_of(images: Tensor) -> Tensor:
             return mae(augment(images), settings.mask_ratio, normalize_targets=settings.normalize_targets).loss

@@ -197,7 +197,8 @@ def test_subset_names_the_class_that_has_too_few_images():
 def test_check_class_counts_returns_float64_without_touching_its_input():
     given = np.array([3, 2, 1])
     checked = check_class_counts(given, num_classes=3)
-    assert checked.dtype == np.float64 and checked.tolist() == [3.0, 2.0, 1.0]
+    assert checked.dtype == np.float64
+    assert checked.tolist() == [3.0, 2.0, 1.0]
     checked[0] = 99
     assert given.tolist() == [3, 2, 1]
     assert check_class_counts((4, 5)).tolist() == [4.0, 5.0]

@@ -14,6 +14,15 @@ from livt.models import create_vit
 P = 4
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Matrices this small gain nothing from threads, and waiting threads cost much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def build(image_size=16, size="pico", seed=0, width=24, depth=2, heads=3):
     torch.manual_seed(seed)
     encoder = create_vit(size, image_size, P, 0, global_pool="token")
@@ -61,8 +70,10 @@ def test_mask_keeps_the_smallest_noise(size, ratio):
     mae = build(size)
     loss, pred, mask = mae(images, mask_ratio=ratio, noise=noise)
     kept = int(length * (1 - ratio))
-    assert mask.shape == (3, length) and pred.shape == (3, length, P * P * 3) and loss.shape == ()
-    for row, values in zip(mask, noise):
+    assert mask.shape == (3, length)
+    assert pred.shape == (3, length, P * P * 3)
+    assert loss.shape == ()
+    for row, values in zip(mask, noise, strict=True):
         threshold = values.sort().values[kept]
         torch.testing.assert_close(row, (values >= threshold).to(row))  # 1 = removed
 
@@ -91,7 +102,7 @@ def test_same_noise_same_result():
     mae = build()
     state = torch.get_rng_state()
     first, second = mae(images, noise=noise), mae(images, noise=noise)
-    for a, b in zip(first, second):
+    for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(torch.get_rng_state(), state)  # given noise, nothing else is drawn
 
@@ -196,7 +207,8 @@ def test_every_trainable_parameter_gets_a_gradient():
     assert {name.rsplit(".")[-1] for name in fixed} <= {"pos_embed", "decoder_pos_embed"}
     for name, p in mae.named_parameters():
         if p.requires_grad:
-            assert p.grad is not None and p.grad.abs().sum() > 0, name
+            assert p.grad is not None, name
+            assert p.grad.abs().sum() > 0, name
 
 
 def test_initialisation():
@@ -213,7 +225,8 @@ def test_initialisation():
         if isinstance(module, (nn.Linear, nn.LayerNorm)):
             assert (module.bias == 0).all(), name
         if isinstance(module, nn.LayerNorm):
-            assert (module.weight == 1).all() and module.eps == 1e-6, name
+            assert (module.weight == 1).all(), name
+            assert module.eps == 1e-6, name
 
 
 def test_tokens_start_as_narrow_normals():
@@ -294,11 +307,12 @@ def load(tmp_path, state, **rest):
 def test_public_names_and_shapes_load(tmp_path, public_state):
     mae = load(tmp_path, public_state, epoch=799)
     assert isinstance(mae, MaskedAutoencoder)
-    own = [p for p in mae.state_dict().values()]
+    own = list(mae.state_dict().values())
     assert sum(p.numel() for p in own) == sum(p.numel() for p in public_state.values())
     assert torch.equal(mae.encoder.pos_embed, public_state["pos_embed"])
     assert torch.equal(mae.decoder_pos_embed, public_state["decoder_pos_embed"])
-    assert not mae.encoder.pos_embed.requires_grad and not mae.decoder_pos_embed.requires_grad
+    assert not mae.encoder.pos_embed.requires_grad
+    assert not mae.decoder_pos_embed.requires_grad
 
 
 def test_each_missing_weight_is_named(tmp_path, public_state):

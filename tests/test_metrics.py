@@ -19,16 +19,16 @@ def logits_with_confidence(confidence, predicted, classes):
 def by_hand(logits, labels, counts, bins):
     """Every metric, sample by sample and bin by bin, in plain Python."""
     hits, confidences = [], []
-    for row, label in zip(np.asarray(logits, dtype=np.float64), labels):
+    for row, label in zip(np.asarray(logits, dtype=np.float64), labels, strict=True):
         share = np.exp(row - row.max())
         confidences.append(float((share / share.sum()).max()))
         hits.append(float(int(row.argmax()) == label))
     per_class = []
     for c in range(len(counts)):
-        own = [hit for hit, label in zip(hits, labels) if label == c]
+        own = [hit for hit, label in zip(hits, labels, strict=True) if label == c]
         per_class.append(100 * sum(own) / len(own) if own else float("nan"))
     groups = {"many": [], "medium": [], "few": []}
-    for value, n in zip(per_class, counts):
+    for value, n in zip(per_class, counts, strict=True):
         if not math.isnan(value):
             groups["many" if n > 100 else "few" if n < 20 else "medium"].append(value)
     result = {name: sum(v) / len(v) if v else float("nan") for name, v in groups.items()}
@@ -38,7 +38,7 @@ def by_hand(logits, labels, counts, bins):
         if inside:
             gaps.append(abs(sum(hits[i] for i in inside) - sum(confidences[i] for i in inside)) / len(inside))
             weights.append(len(inside) / len(hits))
-    result["ece"] = 100 * sum(w * g for w, g in zip(weights, gaps))
+    result["ece"] = 100 * sum(w * g for w, g in zip(weights, gaps, strict=True))
     result["mce"] = 100 * max(gaps)
     result["accuracy"] = 100 * sum(hits) / len(hits)
     result["per_class"] = per_class
@@ -154,7 +154,8 @@ def test_result_is_frozen_and_inputs_are_left_alone():
     result = evaluate_logits(logits, labels, [200, 50, 5])
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.accuracy = 0.0
-    assert (logits == np.eye(3)).all() and (labels == np.arange(3)).all()
+    assert (logits == np.eye(3)).all()
+    assert (labels == np.arange(3)).all()
     assert result.per_class.shape == (3,)
 
 

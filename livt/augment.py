@@ -1,0 +1,88 @@
+"""Augmentation and normalization of a batch, and the seeds that make it repeatable.
+
+Shapes: ``B`` batch, ``H`` and ``W`` pixels.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from livt.config import AugmentConfig
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python, NumPy and PyTorch from integers, such as (seed, stage, epoch).
+
+    timm's augmentations and drop path draw from the global generators; seeding them anew each epoch is what makes a
+    resumed run equal to an uninterrupted one.
+    """
+    state = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+class Augment:
+    """Augment and normalize a batch: uint8 [B, 3, H, W] in, float32 [B, 3, H, W] out, on the batch's device."""
+
+    def __init__(self, config: AugmentConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.config = config
+        self.mean = torch.tensor(mean).view(3, 1, 1) * 255
+        self.std = torch.tensor(std).view(3, 1, 1) * 255
+        fill = tuple(round(255 * m) for m in mean)
+        name = config.rand_augment
+        self.rand_augment = rand_augment_transform(name, {"img_mean": fill}) if name else None
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return float32 images of zero mean and unit deviation per channel, over the training split."""
+        return (images - self.mean.to(images.device)) / self.std.to(images.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        config = self.config
+        if config.crop_min_scale is not None:
+            images = random_resized_crop(images, config.crop_min_scale)
+        if config.shift:
+            images = random_shift(images, config.shift)
+        if config.flip:
+            flipped = torch.rand(len(images)).to(images.device) < 0.5
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        if self.rand_augment is not None:
+            augmented = [pil_to_tensor(self.rand_augment(to_pil_image(image))) for image in images.cpu()]
+            images = torch.stack(augmented).to(images.device)
+        images = self.normalize(images)
+        if config.random_erasing:
+            erase = RandomErasing(config.random_erasing, mode="pixel", max_count=1, device=images.device)
+            images = erase(images)
+        return images
+
+
+def random_shift(images: Tensor, pixels: int) -> Tensor:
+    """Shift each image by up to ``pixels`` in each direction, filling with zeros."""
+    batch, _, height, width = images.shape
+    padded = F.pad(images, (pixels,) * 4)
+    offset = torch.randint(0, 2 * pixels + 1, (2, batch, 1)).to(images.device)
+    rows = offset[0] + torch.arange(height, device=images.device)  # [B, H]
+    columns = offset[1] + torch.arange(width, device=images.device)  # [B, W]
+    index = torch.arange(batch, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_resized_crop(images: Tensor, min_scale: float) -> Tensor:
+    """Crop a random box of each image, area in [min_scale, 1] and aspect ratio in [3/4, 4/3], back to full size."""
+    batch = len(images)
+    area = torch.empty(batch).uniform_(min_scale, 1)
+    aspect = torch.empty(batch).uniform_(np.log(3 / 4), np.log(4 / 3)).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y = ((torch.rand(2, batch) * 2 - 1) * (1 - torch.stack((width, height)))).unbind()
+    zero = torch.zeros(batch)
+    theta = torch.stack((width, zero, x, zero, height, y), dim=1).view(batch, 2, 3).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    crops = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return crops.round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,132 @@
+"""What a notebook shows: tables beside the published numbers, verdicts, provenance; and a check of its parameters."""
+
+import ast
+import contextlib
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from livt.experiments import METRICS
+from livt.paper import LOSS_CLAIMS, LOSS_NAMES, Claim, Estimate, estimate, published, verdict
+from livt.runs import Record
+
+
+def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT-Base")) -> pd.DataFrame:
+    """Return mean ± standard deviation over seeds by loss, each beside Table 5's rows for ``models``.
+
+    measured: as from ``results``. Index: loss and source; columns: the metrics, percent, as text.
+    """
+    metrics = METRICS
+    table = published("table5_loss_by_model_size")
+    rows = {}
+    for loss, name in LOSS_NAMES.items():
+        runs = measured[measured.loss == loss]
+        found = {metric: estimate(runs[metric].dropna()) for metric in metrics}
+        rows[name, f"measured, {len(runs)} seeds"] = {m: _spread(e) for m, e in found.items()}
+        for model in models:
+            row = table[(table.model == model) & (table.loss == name)].iloc[0]
+            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in metrics}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
+    return frame
+
+
+def _spread(e: Estimate) -> str:
+    return "-" if e.n == 0 else f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f} ± {e.std:.1f}"
+
+
+def judge(measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS) -> pd.DataFrame:
+    """Return a row per claim: its number over seeds with the 95 % interval, the paper's, its threshold, the verdict."""
+    rows = []
+    for claim in claims:
+        values, paper = claim.measured(measured), claim.published()
+        e = estimate(values)
+        rows.append(
+            {
+                "claim": claim.id,
+                "statement": claim.statement,
+                "seeds": e.n,
+                "measured [points]": _spread(e),
+                "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
+                "paper, over sizes": f"{paper.min():.1f} to {paper.max():.1f}",
+                "threshold": claim.threshold,
+                "verdict": verdict(values, floor=claim.floor, threshold=claim.threshold),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return Table 5's rows of each model by panel title, with the loss names of this package."""
+    table = published("table5_loss_by_model_size")
+    table["loss"] = table["loss"].map({name: loss for loss, name in LOSS_NAMES.items()})
+    return {f"paper, {model} on ImageNet-LT, 1 seed": table[table.model == model] for model in models}
+
+
+def verdict_sentence(measured: pd.DataFrame) -> str:
+    """Return the answer in one Markdown sentence, computed from the runs."""
+    rows = judge(measured).set_index("claim")
+    parts = [
+        f"{text} by {row['measured [points]']} points (95 % interval {row['95 % interval']}; "
+        f"paper {row['paper, over sizes']}): **{row['verdict']}**"
+        for text, row in (("Bal-BCE exceeds BCE", rows.loc["C5"]), ("Bal-BCE exceeds Bal-CE", rows.loc["C6"]))
+    ]
+    return f"Over {rows.loc['C5', 'seeds']} seeds, {'; '.join(parts)}."
+
+
+def provenance(runs: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run: what made it, where, and how long it took."""
+    rows = []
+    for run in runs:
+        about = run.environment
+        commit = f"{about['commit'][:10]}{' + changes' if about['dirty'] else ''}" if about["commit"] else "unknown"
+        rows.append(
+            {
+                "run": run.id,
+                "seed": run.config["seed"],
+                "from": run.result.get("pretrain_run") or "-",
+                "data": about["data_digest"],
+                "commit": commit,
+                "device": about["device"],
+                "threads": about["threads"],
+                "torch": about["packages"]["torch"],
+                "images/s": about["images_per_second"],
+                "seconds": about["wall_time_s"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def check_parameters(namespace: Mapping[str, Any], **allowed: Any) -> SimpleNamespace:
+    """Return a notebook's parameters, checked; call it in the cell behind ``parameters`` with ``globals()``.
+
+    ``allowed`` gives, for each parameter, a type (``int``, ``str``), ``list[int]`` or a tuple of choices. A string is
+    read as a literal where another type is asked for, as papermill's ``-p seeds '[0, 1]'`` gives a string. Raises
+    ValueError for a parameter that is unknown (a plain value in the namespace that is not allowed), ill-typed or not
+    among the choices, naming what is allowed.
+    """
+    literals = (bool, int, float, str, list, tuple, dict, type(None))
+    given = {k for k, v in namespace.items() if isinstance(v, literals) and not k.startswith("_")} - {"In", "Out"}
+    if unknown := sorted(given - allowed.keys()):
+        raise ValueError(f"unknown parameter {', '.join(unknown)}; this notebook takes {', '.join(allowed)}")
+    return SimpleNamespace(**{name: _check_parameter(name, namespace[name], kind) for name, kind in allowed.items()})
+
+
+def _check_parameter(name: str, value: Any, kind: Any) -> Any:
+    if isinstance(kind, tuple):
+        if value not in kind:
+            raise ValueError(f"parameter {name} = {value!r} is not one of {', '.join(kind)}")
+        return value
+    if isinstance(value, str) and kind is not str:
+        with contextlib.suppress(ValueError, SyntaxError):  # the check below names the type it should have
+            value = ast.literal_eval(value)
+    if kind == list[int]:
+        fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is int and v >= 0 for v in value)
+        if not fits or len(set(value)) != len(value):
+            raise ValueError(f"parameter {name} must be a list of different whole numbers, like [0, 1], not {value!r}")
+        return list(value)
+    if type(value) is not kind:
+        raise ValueError(f"parameter {name} must be {kind.__name__}, not {value!r}")
+    return value

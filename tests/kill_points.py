@@ -1,0 +1,106 @@
+"""Kill a training process at every file it puts in place, resume it, and compare with an uninterrupted run.
+
+Run as a script by test_training.py: it forks before PyTorch has started any thread.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from livt import runs
+from livt.config import Recipe, with_overrides
+from livt.finetune import finetune
+from livt.pretrain import pretrain
+from livt.recipes import smoke
+from livt.runs import RunStore
+
+SEALED = ("weights.safetensors", "metrics.jsonl", "result.json", "config.json")
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run ``work`` in a forked process; return 0, or minus the signal that ended it."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)
+            work()
+        except BaseException as error:
+            print(f"child failed: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def killed_at(moment: int, work: Callable[[], object]) -> Callable[[], object]:
+    """Return ``work`` with SIGKILL before (even ``moment``) or after (odd) the file number ``moment // 2`` appears."""
+
+    def run() -> object:
+        real, count = os.replace, 0
+
+        def replace(source, target):
+            nonlocal count
+            if moment == 2 * count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(source, target)
+            if moment == 2 * count + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+
+        runs.os.replace = replace
+        return work()
+
+    return run
+
+
+def contents(store: RunStore, run_id: str) -> dict[str, bytes]:
+    """The sealed files of a run; result.json without the checksum of the environment, which holds times."""
+    store.load(run_id)
+    found = {name: (store.root / run_id / name).read_bytes() for name in SEALED}
+    found["result.json"] = runs.dump_json(store.load(run_id).result)
+    return found
+
+
+def check(stage: Callable, recipe: Recipe, prepare: Callable[[RunStore], object], folder: Path) -> int:
+    """Try every moment of one stage; return how many there were."""
+    whole = RunStore(folder / "whole")
+    assert in_child(lambda: (prepare(whole), stage(recipe, whole, progress=False))) == 0
+    run_id = next(i for i in whole.ids() if i.startswith(stage.__name__))
+    expected = contents(whole, run_id)
+    moment = 0
+    while True:
+        store = RunStore(folder / str(moment))
+        assert in_child(lambda: prepare(store)) == 0
+        ended = in_child(killed_at(moment, lambda: stage(recipe, store, progress=False)))
+        if ended == 0:
+            assert contents(store, run_id) == expected
+            return moment
+        assert ended == -signal.SIGKILL, ended
+        if (store.root / run_id / "result.json").exists():
+            assert contents(store, run_id) == expected, f"moment {moment}: sealed too early"
+        assert in_child(lambda: stage(recipe, store, progress=False)) == 0
+        assert contents(store, run_id) == expected, f"moment {moment}: resumed to another result"
+        left = {p.name for p in (store.root / run_id).iterdir()}
+        assert left == {*SEALED, "environment.json"}, left
+        moment += 1
+
+
+def main() -> None:
+    recipe = with_overrides(smoke(), {"finetune.drop_path": 0.2, "finetune.mixup": 0.8, "finetune.cutmix": 1.0})
+    recipe = with_overrides(recipe, {"finetune.augment.random_erasing": 0.25})
+    with tempfile.TemporaryDirectory() as folder:
+        first = check(pretrain, recipe, lambda store: None, Path(folder) / "pretrain")
+        second = check(
+            finetune, recipe, lambda store: pretrain(recipe, store, progress=False), Path(folder) / "finetune"
+        )
+    print(f"kill points: pretrain {first}, finetune {second}")
+
+
+if __name__ == "__main__":
+    main()

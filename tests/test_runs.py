@@ -1,0 +1,263 @@
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from livt.config import with_overrides
+from livt.pretrain import pretrain
+from livt.recipes import smoke
+from livt.runs import RunError, RunStore, check_record, dump_json, promote, read_promoted, write_atomically
+
+FILES = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors", "result.json")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    record = pretrain(smoke(), store, progress=False)
+    torch.set_num_threads(threads)
+    return store, record
+
+
+@pytest.fixture
+def damaged(trained, tmp_path):
+    """A copy of the trained run to damage: (store, run id, its folder)."""
+    store, record = trained
+    target = tmp_path / record.id
+    target.mkdir()
+    for name in FILES:
+        (target / name).write_bytes((store.root / record.id / name).read_bytes())
+    return RunStore(tmp_path), record.id, target
+
+
+def test_a_record_holds_configuration_metrics_result_and_environment(trained):
+    store, record = trained
+    assert sorted(p.name for p in (store.root / record.id).iterdir()) == sorted(FILES)
+    assert [row["epoch"] for row in record.metrics] == [1, 2]
+    assert record.config == smoke().stage("pretrain")
+    about = record.environment
+    assert (
+        about["packages"]["torch"] == torch.__version__.split("+")[0] or about["packages"]["torch"] == torch.__version__
+    )
+    assert about["threads"] == 1
+    assert about["wall_time_s"] > 0
+    assert about["images_per_second"] > 0
+    assert len(about["data_digest"]) == 16
+    assert {"commit", "dirty", "device", "python", "finished"} <= set(about)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(damaged, name):
+    store, run_id, folder = damaged
+    (folder / name).unlink()
+    with pytest.raises(RunError, match=f"{name} is missing"):
+        store.load(run_id)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_named(damaged, name):
+    store, run_id, folder = damaged
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(RunError, match=name) as error:
+        store.load(run_id)
+    assert "delete the folder" in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_file_is_named(damaged, name, kept):
+    store, run_id, folder = damaged
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(RunError, match=name):
+        store.load(run_id)
+
+
+def test_a_run_under_another_name_is_refused(damaged):
+    store, run_id, folder = damaged
+    folder.rename(folder.with_name("pretrain-000000000000"))
+    with pytest.raises(RunError, match="not the configuration of pretrain-000000000000"):
+        store.load("pretrain-000000000000")
+    assert not store.is_finished(run_id)
+
+
+def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained):
+    _, whole = trained
+    torch.set_num_threads(1)
+    store = RunStore(tmp_path)
+    config, data = smoke().stage("pretrain"), whole.environment["data_digest"]
+    with store.open(config, data) as run:
+        model = torch.nn.Linear(2, 2)
+        run.save(model, torch.optim.AdamW(model.parameters()), {"epoch": 1, "lr": 0.0, "train_loss": 0.0})
+    path = tmp_path / whole.id / "resume.pt"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="resume.pt is damaged: this run starts again"):
+        again = pretrain(smoke(), store, progress=False)
+    assert again.result == whole.result
+
+
+def test_reading_resume_state_runs_no_code(tmp_path):
+    """The state is read as weights only."""
+    import hashlib
+    import io
+    import pickle
+
+    class RunsCode:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    store = RunStore(tmp_path)
+    with store.open(smoke().stage("pretrain"), "data") as run:
+        buffer = io.BytesIO()
+        torch.save({"model": RunsCode()}, buffer)
+        content = buffer.getvalue()
+        (run.path / "resume.pt").write_bytes(hashlib.sha256(content).digest() + content)
+        model = torch.nn.Linear(1, 1)
+        with pytest.raises(pickle.UnpicklingError):
+            run.restore(model, torch.optim.SGD(model.parameters()))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_writing_leaves_the_old_content_or_the_new(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("livt.runs.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_empty_groups_are_null_in_json_and_nothing_else_is():
+    assert json.loads(dump_json({"few": float("nan"), "many": 1.5, "rows": [float("nan")]})) == {
+        "few": None,
+        "many": 1.5,
+        "rows": [None],
+    }
+    with pytest.raises(ValueError, match="JSON compliant"):
+        dump_json({"loss": float("inf")})
+
+
+def test_two_processes_do_the_work_once(tmp_path):
+    command = [sys.executable, "-m", "livt", "pretrain", "smoke", "--runs", str(tmp_path), "--quiet"]
+    command += ["--set", "pretrain.epochs=20", "--device", "cpu"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert outputs[0][0] == outputs[1][0]
+    waited = sum("waiting for it" in err for _, err in outputs)
+    assert waited == 1, outputs
+
+
+def _hold(root, started):
+    with RunStore(root).open(smoke().stage("pretrain"), "data"):
+        started.set()
+        time.sleep(60)
+
+
+def test_a_killed_process_releases_its_lock(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, started))
+    holder.start()
+    assert started.wait(60)
+    holder.kill()
+    holder.join()
+    with RunStore(tmp_path).open(smoke().stage("pretrain"), "data") as run:
+        assert not run.finished
+
+
+def test_runs_are_found_by_the_beginning_of_their_name(trained):
+    store, record = trained
+    assert store.ids() == [record.id]
+    assert store.find(record.id[:12]) == record.id
+    assert store.find(record.id.split("-")[1][:4]) == record.id
+    with pytest.raises(RunError, match="no single run 'zzz' in .*: it fits none"):
+        store.find("zzz")
+    assert store.progress(record.id) == 2
+    assert store.progress("pretrain-none") == 0
+    with pytest.raises(RunError, match="there is no run pretrain-none"):
+        store.load("pretrain-none")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes to read-only folders")
+def test_a_read_only_store_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(RunError, match="cannot write to the run store"),
+        RunStore(tmp_path).open(smoke().stage("pretrain"), "data"),
+    ):
+        pass
+
+
+def test_a_store_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with (
+        pytest.raises(RunError, match="cannot write to the run store"),
+        RunStore(tmp_path / "runs").open(smoke().stage("pretrain"), "data"),
+    ):
+        pass
+
+
+def test_the_store_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIVT_RUNS", str(tmp_path))
+    assert RunStore().root == tmp_path
+    monkeypatch.delenv("LIVT_RUNS")
+    assert str(RunStore().root) == "runs"
+
+
+# ---------------------------------------------------------------- promotion
+
+
+def test_a_promoted_record_reads_back(trained, tmp_path):
+    store, record = trained
+    path = promote(store, record.id, tmp_path / "results")
+    assert path.name == f"{record.id}.json"
+    assert path.stat().st_size < 20_000
+    assert read_promoted(tmp_path / "results") == {record.id: record}
+    assert read_promoted(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["metrics"].pop(), "the epochs is"),
+        (lambda r: r["metrics"][0].update(lr=9.0), "the peak learning rate is 9.0"),
+        (lambda r: r["environment"].update(data_digest="0" * 16), "the digest is"),
+        (lambda r: r["config"].update(seed=7), "the digest is"),
+        (lambda r: r["config"]["pretrain"].update(epochs=3), "the digest is"),
+        (lambda r: r.update(id="pretrain-0"), "the digest is"),
+        (lambda r: r.pop("result"), "is not a run record"),
+        (lambda r: r["metrics"].clear(), "is not a run record"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(trained, tmp_path, change, message):
+    values = json.loads(dump_json(trained[1].to_dict()))
+    check_record(values, "sound")
+    change(values)
+    (tmp_path / "x.json").write_bytes(dump_json(values))
+    with pytest.raises(RunError, match=f"x.json.*{message}"):
+        read_promoted(tmp_path)
+
+
+def test_damaged_promoted_json_is_named(tmp_path):
+    (tmp_path / "x.json").write_text('{"id": ')
+    with pytest.raises(RunError, match=r"x.json is not readable JSON .*promote the run again"):
+        read_promoted(tmp_path)
+
+
+def test_the_recipe_of_a_fine_tuning_record_is_the_one_trained(trained):
+    recipe = with_overrides(smoke(), {"finetune.loss": "bce"})
+    values = trained[1].to_dict() | {"config": recipe.stage("finetune"), "stage": "finetune"}
+    assert type(trained[1])(**values).recipe == recipe

@@ -1,0 +1,244 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from livt.config import with_overrides
+from livt.data import load_dataset
+from livt.finetune import create_classifier, create_loss, create_mixer, finetune, summarize
+from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
+from livt.optim import NonFiniteLossError, epoch_schedule, take_step
+from livt.pretrain import create_mae, pretrain
+from livt.recipes import digit_pairs, smoke
+from livt.runs import RunError, RunStore
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with the smoke recipe pretrained."""
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    pretrain(smoke(), store, progress=False)
+    return store
+
+
+def weights(store, record):
+    return load_file(store.weights(record.id))
+
+
+def test_a_killed_run_resumes_bit_for_bit_at_every_moment():
+    out = subprocess.run([sys.executable, HERE / "kill_points.py"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr[-3000:]
+    # config, two files an epoch, metrics, environment, weights, result: each before and after.
+    assert "kill points: pretrain 18, finetune 18" in out.stdout
+
+
+def test_pretraining_reconstructs_better_than_the_mean(tmp_path):
+    """Per-patch normalized targets have variance 1, so guessing their mean costs about 1."""
+    recipe = with_overrides(digit_pairs(), {"pretrain.epochs": 6, "pretrain.warmup_epochs": 1, "model.size": "pico"})
+    record = pretrain(recipe, RunStore(tmp_path), progress=False)
+    losses = [row["train_loss"] for row in record.metrics]
+    assert losses[-1] < 0.95
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_fine_tuning_learns_and_the_last_epoch_is_the_result(tmp_path):
+    changes = {"pretrain": None, "finetune.epochs": 30, "finetune.base_lr": 0.02, "finetune.batch_size": 32}
+    recipe = with_overrides(smoke(), changes)
+    store = RunStore(tmp_path)
+    record = finetune(recipe, store, progress=False)
+    assert record.result["accuracy"] > 35, "ten classes: chance is 10"
+    assert record.metrics[-1]["train_loss"] < 0.5 * record.metrics[0]["train_loss"]
+    last = record.metrics[-1]
+    assert {k: last[k] for k in ("accuracy", "many", "medium", "few")} == {
+        k: pytest.approx(record.result[k], abs=1e-4) for k in ("accuracy", "many", "medium", "few")
+    }
+    assert record.result["pretrain_run"] is None
+
+    # The stored weights give the stored numbers, and load into a fresh model by name.
+    vit = create_classifier(recipe).eval()
+    vit.load_state_dict(weights(store, record))
+    data = load_dataset(recipe.data)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.mean, data.std))
+    with torch.no_grad():
+        predicted = vit((data.evaluation.images / 255 - mean) / std).argmax(1)
+    accuracy = 100 * (predicted == data.evaluation.labels).double().mean().item()
+    assert accuracy == pytest.approx(record.result["accuracy"], abs=0.3)
+
+
+def test_one_seed_is_one_result_and_another_seed_another(store, tmp_path):
+    recipe = smoke()
+    again = RunStore(tmp_path)
+    first = finetune(recipe, store, progress=False)
+    pretrain(recipe, again, progress=False)
+    second = finetune(recipe, again, progress=False)
+    assert all(torch.equal(v, weights(again, second)[k]) for k, v in weights(store, first).items())
+    assert first.result == second.result
+    other = pretrain(with_overrides(recipe, {"seed": 1}), again, progress=False)
+    assert other.id != first.result["pretrain_run"]
+    assert other.result != store.load(first.result["pretrain_run"]).result
+
+
+def test_a_finished_run_is_not_trained_again(store, monkeypatch):
+    record = pretrain(smoke(), store, progress=False)
+    monkeypatch.setattr("livt.pretrain.create_mae", None)  # calling it would fail
+    assert pretrain(smoke(), store, progress=False) == record
+
+
+def test_fine_tuning_starts_from_the_pretrained_encoder(store, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "livt.finetune.create_optimizer", lambda vit, *rest: seen.update(vit.state_dict()) or pytest.skip.Exception
+    )
+    with pytest.raises(AttributeError):
+        finetune(with_overrides(smoke(), {"finetune.epochs": 3}), store, progress=False)
+    source = load_file(store.weights(pretrain(smoke(), store, progress=False).id))
+    for name in ("patch_embed.proj.weight", "blocks.1.mlp.fc2.weight", "pos_embed", "cls_token"):
+        assert torch.equal(seen[name], source[f"encoder.{name}"])
+    assert seen["head.weight"].abs().max() < 1e-4
+
+
+def test_fine_tuning_without_its_pretraining_says_so(tmp_path):
+    with pytest.raises(
+        RunError, match=r"the pretraining run pretrain-\w+ is not finished in .*: pretrain this recipe first"
+    ):
+        finetune(smoke(), RunStore(tmp_path), progress=False)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_state(tmp_path):
+    recipe = with_overrides(smoke(), {"pretrain": None, "finetune.base_lr": 1e30, "finetune.epochs": 5})
+    store = RunStore(tmp_path)
+    with pytest.raises(
+        NonFiniteLossError, match=r"training loss is (nan|inf) at step \d+ of finetune-\w+; its last good"
+    ):
+        finetune(recipe, store, progress=False)
+    assert not store.is_finished(store.ids()[0])
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_work(tmp_path):
+    recipe = with_overrides(smoke(), {"pretrain.batch_size": 512})
+    with pytest.raises(ValueError, match="batch_size 512 exceeds the 305 training images"):
+        pretrain(recipe, RunStore(tmp_path / "runs"), progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_gradient_accumulation_equals_one_batch():
+    recipe = with_overrides(smoke(), {"finetune.loss": "bce"})
+    data = load_dataset(recipe.data)
+    images, labels = data.train.images[:64].float() / 255, data.train.labels[:64]
+    updated = []
+    for parts in (1, 4):
+        settings = with_overrides(recipe, {"finetune.accumulation_steps": parts}).finetune
+        torch.manual_seed(0)
+        vit = create_classifier(recipe).double()
+        optimizer = torch.optim.SGD([{"params": list(vit.parameters()), "lr_scale": 1.0}], lr=1.0)
+        criterion = create_loss(settings, data.class_counts)
+        batch = (images.double(), labels)
+        mean = take_step(optimizer, lambda x, y: criterion(vit(x), y), batch, lr=0.1, settings=settings, where="")  # noqa: B023
+        updated.append((mean, torch.cat([p.detach().flatten() for p in vit.parameters()])))
+    assert updated[0][0] == pytest.approx(updated[1][0], rel=1e-12)
+    torch.testing.assert_close(updated[0][1], updated[1][1], atol=1e-12, rtol=0)
+
+
+def test_clipping_bounds_the_gradient():
+    settings = with_overrides(smoke(), {"finetune.clip_grad": 0.5}).finetune
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([{"params": [parameter], "lr_scale": 1.0}], lr=1.0)
+    take_step(
+        optimizer, lambda x: (parameter * x).sum() * 100, (torch.ones(2, 3),), lr=1.0, settings=settings, where=""
+    )
+    assert parameter.detach().norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_step_scales_the_rate_by_layer():
+    first, last = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = [{"params": [first], "lr_scale": 0.25}, {"params": [last], "lr_scale": 1.0}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    take_step(
+        optimizer, lambda x: (first + last) * x.mean(), (torch.ones(2, 1),), lr=0.1, settings=smoke().finetune, where=""
+    )
+    assert (first.item(), last.item()) == pytest.approx((-0.025, -0.1))
+
+
+def test_epochs_become_steps():
+    settings = with_overrides(smoke(), {"finetune.epochs": 4, "finetune.warmup_epochs": 1}).finetune
+    schedule = [pair for epoch in range(4) for pair in epoch_schedule(settings, epoch, 5)]
+    assert [step for step, _ in schedule] == list(range(20))
+    assert schedule[0][1] == 0
+    assert schedule[5][1] == max(lr for _, lr in schedule) == settings.lr
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ce", CrossEntropy),
+        ("bal_ce", BalancedCrossEntropy),
+        ("bce", BinaryCrossEntropy),
+        ("bal_bce", BalancedBinaryCrossEntropy),
+    ],
+)
+def test_losses_by_recipe_name(name, kind):
+    settings = with_overrides(smoke(), {"finetune.loss": name}).finetune
+    criterion = create_loss(settings, [3, 1])
+    assert type(criterion) is kind
+    if name.startswith("bal"):
+        half = create_loss(with_overrides(smoke(), {"finetune.loss": name, "finetune.tau": 0.5}).finetune, [3, 1])
+        torch.testing.assert_close(half.exact_bias, criterion.exact_bias / 2)
+
+
+def test_targets_are_one_hot_smoothed_or_mixed():
+    labels, images = torch.arange(4), torch.rand(4, 3, 8, 8)
+    plain = create_mixer(smoke().finetune, 5)(images.clone(), labels)
+    assert torch.equal(plain[0], images)
+    assert torch.equal(plain[1], torch.nn.functional.one_hot(labels, 5).float())
+    smooth = create_mixer(with_overrides(smoke(), {"finetune.label_smoothing": 0.1}).finetune, 5)(images, labels)[1]
+    torch.testing.assert_close(smooth, plain[1] * 0.9 + 0.02)
+    np.random.seed(0)
+    mixed_images, mixed = create_mixer(with_overrides(smoke(), {"finetune.mixup": 0.8}).finetune, 5)(
+        images.clone(), labels
+    )
+    share = mixed[0, 0].item()
+    assert 0 < share < 1
+    torch.testing.assert_close(mixed[0], torch.tensor([share, 0, 0, 1 - share, 0]))
+    torch.testing.assert_close(mixed_images[0], images[0] * share + images[3] * (1 - share))
+
+
+def test_every_part_of_the_autoencoder_learns():
+    mae = create_mae(smoke())
+    mae(torch.rand(4, 3, 8, 8), 0.5).loss.backward()
+    assert [n for n, p in mae.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_bf16_training_runs_and_keeps_float32_weights(tmp_path):
+    recipe = with_overrides(smoke(), {"pretrain.precision": "bfloat16", "finetune.precision": "bfloat16"})
+    store = RunStore(tmp_path)
+    pre = pretrain(recipe, store, progress=False)
+    fine = finetune(recipe, store, progress=False)
+    assert math.isfinite(fine.result["accuracy"])
+    assert {v.dtype for v in weights(store, fine).values()} == {torch.float32}
+    full = pretrain(smoke(), store, progress=False)
+    assert pre.result["train_loss"] == pytest.approx(full.result["train_loss"], rel=0.02)
+
+
+def test_the_summary_of_a_run_is_plain_json_with_its_diagram():
+    logits = torch.randn(60, 3, generator=torch.manual_seed(0))
+    labels = torch.arange(60) % 3
+    result = summarize(logits, labels, [200, 50, 50])
+    assert sum(result["reliability"]["size"]) == 60
+    assert math.isnan(result["few"])
+    assert result["class_counts"] == [200, 50, 50]
+    assert len(result["per_class"]) == 3
