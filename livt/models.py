@@ -70,7 +70,8 @@ def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> LoadR
     """Move the weights of a pretrained encoder into a classifier, in place.
 
     The classifier keeps its own ``fc_norm`` and ``head``, the encoder's ``norm`` is dropped, and position embeddings
-    are resampled when the number of patches differs, from a square grid (a state dict does not hold its grid). Raises ValueError naming anything else that is missing, unexpected, or
+    are resampled when the number of patches differs, from a square grid (a state dict does not hold its grid).
+    Raises ValueError naming anything else that is missing, unexpected, or
     of another shape; then nothing has been loaded.
     """
     own = model.state_dict()

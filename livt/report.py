@@ -127,6 +127,8 @@ def _check_parameter(name: str, value: Any, kind: Any) -> Any:
         if not fits or len(set(value)) != len(value):
             raise ValueError(f"parameter {name} must be a list of different whole numbers, like [0, 1], not {value!r}")
         return list(value)
+    if kind is float and type(value) is int:
+        return float(value)
     if type(value) is not kind:
         raise ValueError(f"parameter {name} must be {kind.__name__}, not {value!r}")
     return value

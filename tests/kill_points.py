@@ -74,21 +74,34 @@ def check(stage: Callable, recipe: Recipe, prepare: Callable[[RunStore], object]
     run_id = next(i for i in whole.ids() if i.startswith(stage.__name__))
     expected = contents(whole, run_id)
     moment = 0
-    while True:
-        store = RunStore(folder / str(moment))
-        assert in_child(lambda: prepare(store)) == 0
-        ended = in_child(killed_at(moment, lambda: stage(recipe, store, progress=False)))
-        if ended == 0:
-            assert contents(store, run_id) == expected
-            return moment
-        assert ended == -signal.SIGKILL, ended
-        if (store.root / run_id / "result.json").exists():
-            assert contents(store, run_id) == expected, f"moment {moment}: sealed too early"
-        assert in_child(lambda: stage(recipe, store, progress=False)) == 0
-        assert contents(store, run_id) == expected, f"moment {moment}: resumed to another result"
-        left = {p.name for p in (store.root / run_id).iterdir()}
-        assert left == {*SEALED, "environment.json"}, left
+    while survives(moment, stage, recipe, prepare, RunStore(folder / str(moment)), run_id, expected):
         moment += 1
+    return moment
+
+
+def survives(
+    moment: int,
+    stage: Callable,
+    recipe: Recipe,
+    prepare: Callable[[RunStore], object],
+    store: RunStore,
+    run_id: str,
+    expected: dict[str, bytes],
+) -> bool:
+    """Kill at ``moment`` and resume; return False where training ended before that moment came."""
+    assert in_child(lambda: prepare(store)) == 0
+    ended = in_child(killed_at(moment, lambda: stage(recipe, store, progress=False)))
+    if ended == 0:
+        assert contents(store, run_id) == expected
+        return False
+    assert ended == -signal.SIGKILL, ended
+    if (store.root / run_id / "result.json").exists():
+        assert contents(store, run_id) == expected, f"moment {moment}: sealed too early"
+    assert in_child(lambda: stage(recipe, store, progress=False)) == 0
+    assert contents(store, run_id) == expected, f"moment {moment}: resumed to another result"
+    left = {p.name for p in (store.root / run_id).iterdir()}
+    assert left == {*SEALED, "environment.json"}, left
+    return True
 
 
 def main() -> None:

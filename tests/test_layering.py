@@ -61,6 +61,7 @@ def test_modules_import_only_from_floors_below():
 
 
 def test_the_command_line_and_the_data_floor_start_without_torch():
-    code = "import sys, livt, livt.__main__, livt.config, livt.longtail, livt.metrics, livt.paper; print('torch' in sys.modules)"
+    modules = "livt, livt.__main__, livt.config, livt.longtail, livt.metrics, livt.paper"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"

@@ -42,9 +42,7 @@ def gini_by_pairs(counts):
         (5000, 10, 10, 20431, 5000, 500),
     ],
 )
-def test_exponential_counts_give_the_published_cifar_sizes(
-    max_count, factor, classes, total, largest, smallest
-):
+def test_exponential_counts_give_the_published_cifar_sizes(max_count, factor, classes, total, largest, smallest):
     counts = exponential_counts(max_count, factor, classes)
     assert counts.shape == (classes,)
     assert np.issubdtype(counts.dtype, np.integer)

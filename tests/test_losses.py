@@ -171,9 +171,7 @@ def test_uniform_priors(classes, per_class):
     z, labels, _ = problem(7, classes=classes)
     z, labels = torch.from_numpy(z), torch.from_numpy(labels)
     counts = [per_class] * classes
-    torch.testing.assert_close(
-        BalancedCrossEntropy(counts)(z, labels), CrossEntropy()(z, labels), rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(BalancedCrossEntropy(counts)(z, labels), CrossEntropy()(z, labels), rtol=1e-12, atol=0)
     # log(1/C) - log(1 - 1/C) = -log(C - 1): zero for two classes only
     torch.testing.assert_close(
         BalancedBinaryCrossEntropy(counts)(z, labels),
@@ -304,10 +302,7 @@ def population_gradient(loss, z, joint):
     """d/dz of E_x E_{y|x} loss(z(x), y), exactly: one row per x, soft targets p(y|x), weight p(x)."""
     x = torch.from_numpy(z).requires_grad_()
     posterior = joint / joint.sum(axis=1, keepdims=True)
-    total = sum(
-        w * loss(x[i : i + 1], torch.from_numpy(posterior[i : i + 1]))
-        for i, w in enumerate(joint.sum(axis=1))
-    )
+    total = sum(w * loss(x[i : i + 1], torch.from_numpy(posterior[i : i + 1])) for i, w in enumerate(joint.sum(axis=1)))
     total.backward()
     return x.grad.numpy()
 

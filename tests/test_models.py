@@ -228,9 +228,7 @@ def test_positions_that_cannot_be_resampled_are_named(size):
         load_encoder(pico(image_size=32), encoder_state(image_size=size))
 
 
-@pytest.mark.parametrize(
-    "missing", ["cls_token", "pos_embed", "blocks.1.attn.qkv.bias", "patch_embed.proj.weight"]
-)
+@pytest.mark.parametrize("missing", ["cls_token", "pos_embed", "blocks.1.attn.qkv.bias", "patch_embed.proj.weight"])
 def test_missing_encoder_weight(missing):
     state = encoder_state()
     del state[missing]
@@ -238,9 +236,7 @@ def test_missing_encoder_weight(missing):
         load_encoder(pico(), state)
 
 
-@pytest.mark.parametrize(
-    "extra", ["decoder_pred.weight", "blocks.2.norm1.weight", "mask_token", "normal.weight"]
-)
+@pytest.mark.parametrize("extra", ["decoder_pred.weight", "blocks.2.norm1.weight", "mask_token", "normal.weight"])
 def test_unexpected_encoder_weight(extra):
     with pytest.raises(ValueError, match=extra):
         load_encoder(pico(), encoder_state() | {extra: torch.zeros(3)})
@@ -307,9 +303,7 @@ def test_sizes_are_read_off_the_shapes(tmp_path, width, depth, heads, grid, patc
             global_pool="avg",
         )
     )
-    loaded = load_livt_checkpoint(
-        write_checkpoint(tmp_path / "c.pth", model.state_dict()), num_heads=heads
-    ).eval()
+    loaded = load_livt_checkpoint(write_checkpoint(tmp_path / "c.pth", model.state_dict()), num_heads=heads).eval()
     x = images((grid * patch, grid * patch))
     assert torch.equal(loaded(x), model(x))
 
@@ -376,9 +370,7 @@ def test_truncated_file_is_named(tmp_path, kept, zipped):
         load_livt_checkpoint(tmp_path / "cut.pth", num_heads=2)
 
 
-@pytest.mark.parametrize(
-    "content", [b"<!DOCTYPE html>", b"\x80\x02}q\x00.", b"hello world\n" * 50, b"\x00" * 4096]
-)
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"\x80\x02}q\x00.", b"hello world\n" * 50, b"\x00" * 4096])
 def test_a_file_of_something_else_is_named(tmp_path, content):
     (tmp_path / "page.pth").write_bytes(content)
     with pytest.raises(ValueError, match="page.pth"):

@@ -116,9 +116,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("depth", [2, 12])  # blocks.1 is a prefix of blocks.10 and blocks.11
 @pytest.mark.parametrize("global_pool", ["avg", "token"])
-@pytest.mark.parametrize(
-    ("weight_decay", "layer_decay"), [(0.05, 0.75), (0.3, 0.65), (0.05, 1.0), (0.0, 0.5)]
-)
+@pytest.mark.parametrize(("weight_decay", "layer_decay"), [(0.05, 0.75), (0.3, 0.65), (0.05, 1.0), (0.0, 0.5)])
 def test_groups_follow_the_rule(depth, global_pool, weight_decay, layer_decay):
     model = vit(depth, global_pool)
     found = settings(model, layer_decay_groups(model, weight_decay, layer_decay))
@@ -146,9 +144,7 @@ def test_groups_agree_with_timm_for_average_pooling():
 
 def test_frozen_parameters_are_in_no_group():
     model = vit(3)
-    frozen = {"pos_embed", "head.bias"} | {
-        n for n, _ in model.named_parameters() if n.startswith("blocks.1.")
-    }
+    frozen = {"pos_embed", "head.bias"} | {n for n, _ in model.named_parameters() if n.startswith("blocks.1.")}
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)
     found = settings(model, layer_decay_groups(model, 0.05, 0.75))
@@ -163,6 +159,4 @@ def test_no_empty_group_and_adamw_takes_them():
     groups = layer_decay_groups(model, 0.05, 0.75)
     assert all(group["params"] for group in groups)
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    assert {(g["weight_decay"], g["lr_scale"]) for g in optimizer.param_groups} == set(
-        settings(model, groups).values()
-    )
+    assert {(g["weight_decay"], g["lr_scale"]) for g in optimizer.param_groups} == set(settings(model, groups).values())

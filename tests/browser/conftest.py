@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,12 +31,19 @@ CHROMIUM_ARGS = [
 
 
 @pytest.fixture(scope="session")
-def book_html() -> Path:
-    """Directory of the built book: LIVT_BOOK_HTML where set, else book/_build/html."""
-    html = Path(os.environ.get("LIVT_BOOK_HTML") or REPO / "book" / "_build" / "html").resolve()
-    if not (html / "index.html").is_file():
-        pytest.skip("no built book: run `make book`, or look at the test that builds the book")
-    return html
+def book_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a book built at profile smoke, in a copy; LIVT_BOOK_HTML names one that is built already."""
+    if given := os.environ.get("LIVT_BOOK_HTML"):
+        return Path(given).resolve()
+    copy = tmp_path_factory.mktemp("copy").resolve()
+    shutil.copytree(REPO / "book", copy / "book", ignore=shutil.ignore_patterns("_build", "notebooks"))
+    shutil.copytree(REPO / "notebooks", copy / "notebooks")
+    environment = os.environ | {"LIVT_RUNS": str(copy / "runs")}
+    command = [sys.executable, copy / "book" / "build.py", "--profile", "smoke"]
+    built = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    assert "book: open file://" in built.stdout
+    return copy / "book" / "_build" / "html"
 
 
 @pytest.fixture(scope="session")

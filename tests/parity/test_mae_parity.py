@@ -112,9 +112,7 @@ class ReferenceMAE(nn.Module):
             x = block(x)
         pred = self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
-        target = torch.einsum("nchpwq->nhwpqc", images.reshape(n, 3, h, p, w, p)).reshape(
-            n, length, p * p * 3
-        )
+        target = torch.einsum("nchpwq->nhwpqc", images.reshape(n, 3, h, p, w, p)).reshape(n, length, p * p * 3)
         if normalize_targets:
             mean, variance = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
             target = (target - mean) / (variance + 1e-6) ** 0.5
@@ -142,11 +140,7 @@ def pair(name, tmp_path, seed=0, scale=1.0, positions=0.0):
             elif "norm" in key and key.endswith("weight"):
                 p.copy_(1 + 0.3 * torch.randn_like(p))
             else:
-                p.copy_(
-                    scale
-                    * torch.randn_like(p)
-                    / (p[0].numel() ** 0.5 if p.ndim > 1 and "token" not in key else 3)
-                )
+                p.copy_(scale * torch.randn_like(p) / (p[0].numel() ** 0.5 if p.ndim > 1 and "token" not in key else 3))
     content = {"model": reference.state_dict(), "epoch": 799, "args": argparse.Namespace(norm_pix_loss=True)}
     torch.save(content, tmp_path / "mae.pth")
     loaded = load_mae_checkpoint(tmp_path / "mae.pth", num_heads=shape[4], decoder_num_heads=shape[7])

@@ -41,12 +41,8 @@ def random_state(grid, patch, width, depth, classes, seed=0):
     }
     for i in range(depth):
         state |= norm(f"blocks.{i}.norm1") | norm(f"blocks.{i}.norm2")
-        state |= linear(f"blocks.{i}.attn.qkv", 3 * width, width) | linear(
-            f"blocks.{i}.attn.proj", width, width
-        )
-        state |= linear(f"blocks.{i}.mlp.fc1", 4 * width, width) | linear(
-            f"blocks.{i}.mlp.fc2", width, 4 * width
-        )
+        state |= linear(f"blocks.{i}.attn.qkv", 3 * width, width) | linear(f"blocks.{i}.attn.proj", width, width)
+        state |= linear(f"blocks.{i}.mlp.fc1", 4 * width, width) | linear(f"blocks.{i}.mlp.fc2", width, 4 * width)
     return state | norm("fc_norm") | linear("head", classes, width)
 
 

@@ -1,0 +1,188 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from livt import __main__ as cli
+from livt.experiments import COLUMNS, EXPERIMENTS
+from livt.recipes import PROFILES, RECIPES
+from livt.runs import RunStore
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert cli.main(["finetune", "smoke", "--runs", str(root), "--quiet", "--device", "cpu"]) == 0
+    torch.set_num_threads(threads)
+    return RunStore(root)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = cli.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()
+
+
+def test_help_answers_within_a_second():
+    started = time.monotonic()
+    out = subprocess.run([sys.executable, "-m", "livt", "--help"], capture_output=True, text=True, check=True).stdout
+    assert time.monotonic() - started < 1
+    for command in ("pretrain", "finetune", "evaluate", "reproduce", "runs"):
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["pretrain"], ["finetune"], ["evaluate"], ["reproduce"], ["runs"], ["runs", "list"], ["runs", "show"],
+     ["runs", "verify"], ["runs", "promote"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_has_help(capsys, arguments):
+    status, out, _ = run(capsys, *arguments, "--help")
+    assert status == 0
+    assert out.startswith("usage: python -m livt")
+
+
+def test_names_on_the_command_line_are_those_of_the_package():
+    """The parser spells them out, so that --help need not import torch."""
+    assert tuple(RECIPES) == cli.RECIPE_NAMES
+    assert tuple(PROFILES) == cli.PROFILE_NAMES
+    assert tuple(EXPERIMENTS) == cli.EXPERIMENT_NAMES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["train"], "invalid choice: 'train'"),
+        (["pretrain", "vgg"], "invalid choice: 'vgg'"),
+        (["pretrain", "smoke", "--set", "pretrain.mask_ratio=1.5"], "pretrain.mask_ratio=1.5: mask_ratio must lie in"),
+        (["pretrain", "smoke", "--set", "pretrain.warmup_epochs=3"], "must be shorter than training (2 epochs)"),
+        (["pretrain", "smoke", "--set", "pretrain=null"], "no pretraining stage"),
+        (["finetune", "smoke", "--set", "model.patch_size=3"], "image size 8 x 8 is not a multiple of model.patch"),
+        (["finetune", "smoke", "--set", "finetune.lr=1"], "finetune.lr: unknown key 'lr'"),
+        (["finetune", "smoke", "--set", "finetune.epochs=ten"], "epochs must be int, not 'ten'"),
+        (["finetune", "smoke", "--set", "finetune.epochs"], "expected SECTION.FIELD=VALUE"),
+        (["finetune", "smoke", "--device", "tpu9"], "device 'tpu9' cannot be used"),
+        (["reproduce", "table9"], "invalid choice: 'table9'"),
+        (["reproduce", "loss_ablation", "--profile", "paper"], "invalid choice: 'paper'"),
+        (["reproduce", "loss_ablation", "--seeds", "a,b"], "--seeds a,b: expected whole numbers"),
+        (["reproduce", "loss_ablation", "--seeds", "1,1"], "a seed appears twice"),
+        (["reproduce", "loss_ablation", "--seeds", "-1"], "seed must not be negative"),
+        (["reproduce", "loss_ablation", "--jobs", "0"], "--jobs must be at least 1"),
+        (["evaluate", "nothing"], "no single run 'nothing'"),
+        (["runs", "show", "nothing"], "no single run 'nothing'"),
+        (["runs", "promote", "nothing"], "no single run 'nothing'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_status_2_before_any_work(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("LIVT_RUNS", str(tmp_path / "runs"))
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.startswith("livt: error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_data_is_one_line_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIVT_DATA", str(tmp_path))
+    status, _, err = run(capsys, "pretrain", "tiny_imagenet_lt", "--device", "cpu", "--runs", str(tmp_path / "runs"))
+    assert status == 2
+    assert "tiny_imagenet holds neither train.parquet" in err
+    assert err.count("\n") == 1
+
+
+def test_a_defect_is_not_dressed_up_as_a_mistake(monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda options: {}["missing"])
+    with pytest.raises(KeyError):
+        cli.main(["runs", "list"])
+
+
+def test_training_reports_both_stages_and_evaluation_agrees(capsys, store):
+    pre, fine = sorted(store.ids(), reverse=True)
+    status, out, _ = run(capsys, "finetune", "smoke", "--runs", str(store.root), "--quiet", "--device", "cpu")
+    assert status == 0
+    assert out.startswith(f"{pre}: training loss ")
+    assert f"{fine}: accuracy " in out
+    status, evaluated, _ = run(capsys, "evaluate", fine[:14], "--runs", str(store.root), "--device", "cpu")
+    assert status == 0
+    scores = out.split(f"{fine}: ")[1].strip()
+    assert evaluated.strip() == f"{fine} on the test split: {scores}"
+    assert run(capsys, "evaluate", pre, "--runs", str(store.root))[0] == 2
+
+
+def test_runs_are_listed_shown_verified_and_promoted(capsys, store, tmp_path):
+    root = str(store.root)
+    fine, pre = store.ids()
+    listing = run(capsys, "runs", "list", "--runs", root)[1].splitlines()
+    assert [line.split()[0] for line in listing] == [fine, pre]
+    assert "digits, pico, seed 0, bal_bce: accuracy" in listing[0]
+    shown = json.loads(run(capsys, "runs", "show", fine, "--runs", root)[1])
+    assert shown["id"] == fine
+    assert shown["result"]["pretrain_run"] == pre
+    status, out, _ = run(capsys, "runs", "verify", "--runs", root)
+    assert (status, out) == (0, f"{fine}: sound\n{pre}: sound\n")
+    status, out, _ = run(capsys, "runs", "promote", fine, pre, "--runs", root, "--to", str(tmp_path))
+    assert status == 0
+    assert sorted(p.stem for p in tmp_path.iterdir()) == [fine, pre]
+
+
+def test_verify_names_the_damaged_file_and_fails(capsys, store, tmp_path):
+    import shutil
+
+    copy = tmp_path / "runs"
+    shutil.copytree(store.root, copy)
+    fine, pre = store.ids()
+    (copy / fine / "metrics.jsonl").write_text("{}\n")
+    (copy / pre / "result.json").unlink()
+    status, out, _ = run(capsys, "runs", "verify", "--runs", str(copy))
+    assert status == 1
+    assert f"{copy / fine / 'metrics.jsonl'} does not match its checksum" in out
+    assert "result.json is missing: the run is not finished" in out
+    listing = run(capsys, "runs", "list", "--runs", str(copy))[1]
+    assert "metrics.jsonl does not match" in listing
+    assert f"{pre}  unfinished, 2 epochs" in listing
+
+
+def test_changed_data_is_refused_in_evaluation(capsys, store, monkeypatch):
+    monkeypatch.setattr("livt.data.TEST_SCANS", 30)
+    from livt.data import load_dataset
+
+    load_dataset.cache_clear()
+    fine = store.ids()[0]
+    status, _, err = run(capsys, "evaluate", fine, "--runs", str(store.root), "--device", "cpu")
+    load_dataset.cache_clear()
+    assert status == 2
+    assert "the data digits has changed since" in err
+
+
+def test_reproduce_prints_and_writes_one_tidy_table(capsys, tmp_path):
+    target = tmp_path / "table.csv"
+    arguments = ["reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0", "--jobs", "1", "--device", "cpu"]
+    status, out, _ = run(capsys, *arguments, "--quiet", "--runs", str(tmp_path / "runs"), "--csv", str(target))
+    assert status == 0
+    table = pd.read_csv(target)
+    assert table.columns.tolist() == COLUMNS
+    assert table.loss.tolist() == ["ce", "bal_ce", "bce", "bal_bce"]
+    assert all(run_id in out for run_id in table.run)
+
+
+def test_a_reader_that_stops_early_is_no_error(store):
+    """``livt runs list | head -1``: the pipe closes before all is written."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "livt", "runs", "list", "--runs", str(store.root)]
+    process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,201 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from livt.config import LOSSES
+from livt.experiments import COLUMNS, curves, loss_ablation, records, reproduce, results, train_all
+from livt.recipes import PROFILES
+from livt.report import check_parameters, comparison, judge, provenance, published_panels, verdict_sentence
+from livt.runs import RunError, RunStore
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory):
+    """The smoke ablation, trained by two processes side by side."""
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    table = reproduce("loss_ablation", "smoke", [0, 1], store, jobs=2, progress=False)
+    return store, table
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_ablation_differs_in_loss_and_seed_alone(profile):
+    recipes = loss_ablation(profile, [3, 5])
+    assert [(r.finetune.loss, r.seed) for r in recipes] == [(loss, seed) for loss in LOSSES for seed in (3, 5)]
+    assert len({str(r.stage("pretrain")) for r in recipes}) == 2, "one pretraining per seed"
+
+
+def test_one_tidy_row_per_run(ablation):
+    store, table = ablation
+    assert table.columns.tolist() == COLUMNS
+    assert len(table) == 8
+    assert len(store.ids()) == 8 + 2
+    assert table[["many", "medium", "few", "accuracy"]].apply(lambda column: column.between(0, 100)).all(axis=None)
+    for run_id, group in table.groupby("run"):
+        record = store.load(run_id)
+        assert record.result["accuracy"] == group.accuracy.item()
+        assert record.recipe.finetune.loss == group.loss.item()
+        assert record.result["pretrain_run"] in store.ids()
+
+
+def test_a_second_call_reads_what_is_there(ablation, monkeypatch):
+    store, table = ablation
+    monkeypatch.setattr("livt.experiments._train", None)  # calling it would fail
+    pd.testing.assert_frame_equal(reproduce("loss_ablation", "smoke", [0, 1], store, progress=False), table)
+
+
+def test_one_process_gives_the_same_numbers_as_two(ablation, tmp_path):
+    store = RunStore(tmp_path)
+    recipes = loss_ablation("smoke", [1])[::3]
+    train_all(recipes, store, jobs=1, progress=False)
+    alone = results(records(recipes, store))
+    together = ablation[1].set_index("run").loc[alone.run].reset_index()[COLUMNS]
+    pd.testing.assert_frame_equal(alone, together)
+
+
+def test_missing_and_damaged_runs_are_errors_not_gaps(ablation, tmp_path):
+    with pytest.raises(RunError, match="there is no run finetune-"):
+        records(loss_ablation("smoke", [0]), RunStore(tmp_path))
+
+
+def test_the_first_failure_stops_the_rest_and_is_raised(tmp_path):
+    """A pretraining that is sealed but damaged: its fine-tunings cannot start."""
+    store = RunStore(tmp_path)
+    recipes = loss_ablation("smoke", [0])
+    train_all(recipes[:1], store, jobs=1, progress=False)
+    source = next(i for i in store.ids() if i.startswith("pretrain"))
+    path = store.weights(source)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match=r"weights.safetensors does not match its checksum"):
+        train_all(recipes, store, jobs=2, progress=False)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
+    command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted; the same command goes on" in err
+    deadline = time.monotonic() + 30
+    while _members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _members(process.pid), "workers outlived the command"
+    again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=True)
+    assert again.stdout.count("finetune-") == 4
+
+
+def _members(group: int) -> list[str]:
+    """Living processes of a process group, from /proc."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state, _, pgrp = file.read().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(pid)
+    return found
+
+
+# ---------------------------------------------------------------- what notebooks show
+
+
+def synthetic(**accuracy: list[float]) -> pd.DataFrame:
+    rows = [
+        {"loss": loss, "size": "nano", "seed": seed, "run": f"finetune-{loss}{seed}", "accuracy": value}
+        | dict.fromkeys(["many", "medium", "few", "ece", "mce"], value)
+        for loss, values in accuracy.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def test_the_comparison_shows_mean_and_spread_beside_the_paper():
+    table = comparison(synthetic(ce=[50.0, 60.0], bal_ce=[], bce=[1.0, 2.0], bal_bce=[float("nan"), 70.0]))
+    assert table.loc[("CE", "measured, 2 seeds"), "accuracy"] == "55.0 ± 7.1"
+    assert table.loc[("Bal-CE", "measured, 0 seeds"), "accuracy"] == "-"
+    assert table.loc[("Bal-BCE", "measured, 2 seeds"), "few"] == "70.0"
+    assert table.loc[("Bal-BCE", "paper, ViT-Base"), "accuracy"] == "60.9"
+    assert table.loc[("BCE", "paper, ViT-Tiny"), "few"] == "0.9"
+
+
+def test_verdicts_follow_the_runs():
+    good = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[1, 1, 1], bal_bce=[90.1, 91.2, 92.1])
+    bad = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[80, 81, 82], bal_bce=[60, 61, 62])
+    assert judge(good).set_index("claim").verdict.to_dict() == {
+        "C4": "reproduced",
+        "C5": "reproduced",
+        "C6": "reproduced",
+    }
+    assert set(judge(bad).verdict) == {"not reproduced"}
+    assert set(judge(synthetic(ce=[70.0])).verdict) == {"not run"}
+    assert set(judge(good[good.seed < 2]).verdict) == {"inconclusive"}
+    assert "Over 3 seeds" in verdict_sentence(good)
+    assert verdict_sentence(bad).count("**not reproduced**") == 2
+
+
+def test_published_panels_speak_the_packages_names():
+    (title, frame), *_ = published_panels(["ViT-Base"]).items()
+    assert "ViT-Base" in title
+    assert frame.set_index("loss").accuracy.to_dict() == {"ce": 54.5, "bal_ce": 60.1, "bce": 52.4, "bal_bce": 60.9}
+
+
+def test_provenance_and_curves_follow_each_run(ablation):
+    store, table = ablation
+    runs = records(loss_ablation("smoke", [0, 1]), store)
+    rows = provenance(runs)
+    assert rows.run.tolist() == table.run.tolist()
+    assert rows.seconds.gt(0).all()
+    assert rows.threads.eq(1).all()
+    assert rows["from"].str.startswith("pretrain-").all()
+    epochs = curves(runs)
+    assert len(epochs) == 8 * 2
+    last = epochs[epochs.epoch == 2].set_index("run").accuracy
+    assert last.loc[table.run].tolist() == pytest.approx(table.accuracy.tolist())
+
+
+# ---------------------------------------------------------------- parameters of a notebook
+
+KNOWN = {"profile": ("smoke", "cpu"), "seeds": list[int], "jobs": int, "tau": float}
+GIVEN = {"profile": "cpu", "seeds": [0, 1], "jobs": 0, "tau": 1.0}
+
+
+def test_parameters_come_back_checked():
+    namespace = GIVEN | {"In": [], "Out": {}, "_private": 3, "__name__": "x", "function": print, "module": os}
+    assert vars(check_parameters(namespace, **KNOWN)) == GIVEN
+    assert check_parameters(GIVEN | {"tau": 2}, **KNOWN).tau == 2.0
+    assert check_parameters(GIVEN | {"seeds": "[2, 3]"}, **KNOWN).seeds == [2, 3], "papermill's -p gives a string"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sedes": [1]}, "unknown parameter sedes; this notebook takes profile, seeds, jobs, tau"),
+        ({"profile": "huge"}, "profile = 'huge' is not one of smoke, cpu"),
+        ({"seeds": "zero"}, r"seeds must be a list of different whole numbers, like \[0, 1\], not 'zero'"),
+        ({"seeds": []}, "seeds must be"),
+        ({"seeds": [0, 0]}, "seeds must be"),
+        ({"seeds": [0.5]}, "seeds must be"),
+        ({"seeds": [True]}, "seeds must be"),
+        ({"jobs": "two"}, "jobs must be int, not 'two'"),
+        ({"jobs": 1.5}, "jobs must be int, not 1.5"),
+        ({"tau": None}, "tau must be float, not None"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_parameters(GIVEN | change, **KNOWN)

@@ -1,0 +1,124 @@
+"""What a user installs and reads is in step with the code."""
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import livt
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# The same package under conda's name and pip's.
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def requirements() -> set[str]:
+    """Everything that `pip install '.[dev]'` asks for, without this package itself."""
+    project = PYPROJECT["project"]
+    listed = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    return {r for r in listed if not r.startswith("livt")}
+
+
+def test_the_conda_environment_equals_pyproject():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
+    conda = [entry for entry in listed if isinstance(entry, str)]
+    assert f"python{PYPROJECT['project']['requires-python']}" in conda
+    assert "--editable ." in pip
+    names = {re.sub(r"^[a-z-]+", lambda m: CONDA_NAMES.get(m[0], m[0]), r) for r in [*conda, *pip]}
+    assert {n for n in names if not n.startswith(("python>", "pip", "--"))} == requirements()
+
+
+def test_extras_are_those_documented():
+    assert set(PYPROJECT["project"]["optional-dependencies"]) == {"notebooks", "book", "test", "dev"}
+    assert not [r for r in requirements() if "==" in r], "no exact pins"
+
+
+@pytest.mark.parametrize("name", [p.stem for p in (ROOT / "livt").glob("*.py") if not p.stem.startswith("__")])
+def test_examples_in_docstrings(name):
+    failed, _ = doctest.testmod(importlib.import_module(f"livt.{name}"))
+    assert failed == 0
+
+
+def test_there_are_examples_to_test():
+    finder = doctest.DocTestFinder()
+    modules = [importlib.import_module(f"livt.{n}") for n in ("longtail", "losses", "optim", "paper")]
+    assert sum(len(t.examples) for m in modules for t in finder.find(m)) >= 8
+
+
+def test_public_functions_have_docstrings_and_types():
+    import ast
+
+    for path in (ROOT / "livt").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not node.name.startswith("_")
+                and path.stem != "__main__"
+            ):
+                assert ast.get_docstring(node) or node.name in {"sha256"}, f"{path.stem}.{node.name}"
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                arguments = [*node.args.args, *node.args.kwonlyargs]
+                assert node.returns is not None, f"{path.stem}.{node.name}"
+                assert all(a.annotation is not None for a in arguments), f"{path.stem}.{node.name}"
+
+
+def test_the_wheel_holds_the_code_and_the_published_tables(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if "setuptools" in built.stderr and built.returncode:
+        pytest.skip("building a wheel without network needs setuptools >= 77 in the environment")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("livt-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for expected in (
+        "livt/losses.py",
+        "livt/published/table5_loss_by_model_size.csv",
+        "livt/published/class_counts/inat18.csv",
+    ):
+        assert expected in names
+    assert not [n for n in names if not n.startswith(("livt/", f"livt-{livt.__version__}.dist-info/"))]
+
+
+def test_the_readmes_loss_example_runs():
+    readme = (ROOT / "README.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.S) if "BalancedBinaryCrossEntropy" in b)
+    assert len(block.strip().splitlines()) == 6
+    import torch
+
+    namespace = {
+        "class_counts": [100, 10, 1],
+        "model": torch.nn.Linear(4, 3),
+        "images": torch.randn(5, 4),
+        "labels": torch.tensor([0, 1, 2, 0, 0]),
+    }
+    namespace["optimizer"] = torch.optim.SGD(namespace["model"].parameters(), lr=0.1)
+    before = namespace["model"].weight.detach().clone()
+    exec(block, namespace)
+    assert not torch.equal(before, namespace["model"].weight)
+
+
+def test_the_readme_lists_every_module_of_the_package():
+    readme = (ROOT / "README.md").read_text()
+    for path in (ROOT / "livt").glob("*.py"):
+        assert path.stem == "__init__" or f"livt/{path.name}" in readme, path.name
+
+
+def test_files_speak_of_the_project_alone():
+    words = re.compile(r"/(?:root|home|work)/|" + "sand" + "box")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("needs a git checkout")
+    for name in listed.stdout.split():
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".ipynb", ".yml", ".toml", ".json"} and path != Path(__file__):
+            found = words.search(path.read_text())
+            assert not found or name.startswith("tests/notebooks"), f"{name}: {found}"
