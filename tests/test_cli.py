@@ -6,7 +6,6 @@ import time
 
 import pandas as pd
 import pytest
-import torch
 
 from livt import __main__ as cli
 from livt.experiments import COLUMNS, EXPERIMENTS
@@ -17,10 +16,7 @@ from livt.runs import RunStore
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert cli.main(["finetune", "smoke", "--runs", str(root), "--quiet", "--device", "cpu"]) == 0
-    torch.set_num_threads(threads)
     return RunStore(root)
 
 

@@ -74,8 +74,6 @@ def test_public_functions_have_docstrings_and_types():
 def test_the_wheel_holds_the_code_and_the_published_tables(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
     built = subprocess.run(command, capture_output=True, text=True)
-    if "setuptools" in built.stderr and built.returncode:
-        pytest.skip("building a wheel without network needs setuptools >= 77 in the environment")
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("livt-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
@@ -110,15 +108,3 @@ def test_the_readme_lists_every_module_of_the_package():
     readme = (ROOT / "README.md").read_text()
     for path in (ROOT / "livt").glob("*.py"):
         assert path.stem == "__init__" or f"livt/{path.name}" in readme, path.name
-
-
-def test_files_speak_of_the_project_alone():
-    words = re.compile(r"/(?:root|home|work)/|" + "sand" + "box")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("needs a git checkout")
-    for name in listed.stdout.split():
-        path = ROOT / name
-        if path.suffix in {".py", ".md", ".ipynb", ".yml", ".toml", ".json"} and path != Path(__file__):
-            found = words.search(path.read_text())
-            assert not found or name.startswith("tests/notebooks"), f"{name}: {found}"

@@ -19,10 +19,7 @@ FILES = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensor
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     store = RunStore(tmp_path_factory.mktemp("runs"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     record = pretrain(smoke(), store, progress=False)
-    torch.set_num_threads(threads)
     return store, record
 
 
@@ -92,7 +89,6 @@ def test_a_run_under_another_name_is_refused(damaged):
 
 def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained):
     _, whole = trained
-    torch.set_num_threads(1)
     store = RunStore(tmp_path)
     config, data = smoke().stage("pretrain"), whole.environment["data_digest"]
     with store.open(config, data) as run:
