@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _git_state() -> dict[str, Any]:
-    """Return the commit of the source this package runs from, and whether it was changed; None outside a checkout."""
+    """Return the commit of the source this package runs from, and whether it was changed; None outside a checkout.
+
+    Asked once, when the process opens its first run: later changes of the files do not reach the code it runs.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -137,6 +142,7 @@ class OpenRun:
         self.config = config
         self.data_digest = data_digest
         self.metrics: list[dict[str, Any]] = []
+        _git_state()
         self._wall_time, self._clock = 0.0, time.monotonic()
         self.finished = (path / "result.json").exists()
         if self.finished:
