@@ -92,17 +92,26 @@ def sha256(content: bytes) -> str:
 
 def environment(device: torch.device, wall_time_s: float, images: int) -> dict[str, Any]:
     """Describe where and how a run was made; ``images`` were seen in training over ``wall_time_s`` seconds."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         **_git_state(),
         "packages": {name: _version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision")},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "device": gpu or f"{platform.machine()} CPU, {platform.system()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "wall_time_s": round(wall_time_s, 2),
         "images_per_second": round(images / wall_time_s, 1),
     }
+
+
+def _processor() -> str:
+    """Return the name of the CPU; Linux alone tells more than its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
