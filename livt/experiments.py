@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
@@ -21,7 +22,7 @@ from livt.data import load_dataset
 from livt.finetune import finetune
 from livt.pretrain import pretrain
 from livt.recipes import PROFILES
-from livt.runs import Record, RunStore
+from livt.runs import Record, RunError, RunStore
 
 METRICS = ["many", "medium", "few", "accuracy", "ece", "mce"]
 COLUMNS = ["loss", "size", "seed", *METRICS, "run"]
@@ -155,6 +156,11 @@ def _train_side_by_side(
                 submit(follows.get(run_id, []))
             bar.set_description(f"{len(done)} of {len(stages)} runs", refresh=False)
             bar.update(sum(store.progress(run_id) for run_id in stages) - bar.n)
+    except BrokenProcessPool:
+        raise RunError(
+            "a training process was killed, perhaps for lack of memory: try fewer jobs; complete epochs are kept, "
+            "and the same command goes on from them"
+        ) from None
     finally:
         bar.close()
         if running:

@@ -74,6 +74,27 @@ def test_the_first_failure_stops_the_rest_and_is_raised(tmp_path):
         train_all(recipes, store, jobs=2, progress=False)
 
 
+def test_a_killed_worker_is_one_clear_error(tmp_path):
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
+    command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [int(pid) for pid in _members(process.pid) if int(pid) != process.pid and _is_worker(pid)]
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "livt: error: a training process was killed, perhaps for lack of memory" in err, err
+    assert "Traceback" not in err
+
+
+def _is_worker(pid: str) -> bool:
+    """Whether a process trains, rather than tracks the resources of those that do."""
+    with open(f"/proc/{pid}/cmdline") as file:
+        return "spawn_main" in file.read()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
