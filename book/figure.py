@@ -32,8 +32,8 @@ def main() -> int:
     figure = plots.loss_ablation(results(runs), published_panels(["ViT-Tiny", "ViT-Base"]))
     figure.savefig(BOOK / "_static" / "loss_ablation.svg", metadata={"Date": None})
     text = README.read_text()
-    marked = re.compile(r"(?<=<!-- caption -->\n).*?(?=\n<!-- /caption -->)", re.S)
-    README.write_text(marked.sub(lambda _: caption(runs), text))
+    marked = re.compile(r"<!-- caption -->\n.*?<!-- /caption -->", re.S)
+    README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(runs)}\n<!-- /caption -->", text))
     return 0
 
 

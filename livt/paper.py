@@ -85,7 +85,7 @@ LOSS_CLAIMS = (
         metric="accuracy",
         weights={"bal_bce": 1, "bce": -1},
         floor=0.0,
-        threshold=8.4,
+        threshold=8.5,
     ),
     Claim(
         id="C6",

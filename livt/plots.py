@@ -56,7 +56,8 @@ def convergence(curves: pd.DataFrame, chance: float) -> Figure:
     styles = {"ce": "", "bal_ce": (4, 1.5), "bce": (1, 1), "bal_bce": (6, 1.5, 1.5, 1.5)}
     sns.lineplot(curves, **shared, units="seed", estimator=None, style="loss", dashes=styles, ax=axis)
     axis.axhline(chance, color="0.4", linewidth=1)
-    axis.annotate("chance", (1, chance), xytext=(0, 3), textcoords="offset points", color="0.3", fontsize="small")
+    last = curves.epoch.max()
+    axis.annotate("chance", (last, chance), xytext=(0, 3), textcoords="offset points", ha="right", fontsize="small")
     axis.set(xlabel="epoch of fine-tuning", ylabel="accuracy on the test pairs [%]", ylim=(0, 100))
     handles, labels = axis.get_legend_handles_labels()
     names = [LOSS_NAMES[name] for name in labels]

@@ -38,24 +38,33 @@ def _spread(e: Estimate) -> str:
 
 
 def judge(measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS) -> pd.DataFrame:
-    """Return a row per claim: its number over seeds with the 95 % interval, the paper's, its threshold, the verdict."""
-    rows = []
+    """Return a row per claim, by its id: its number in points with the 95 % interval, the paper's, and the verdict."""
+    rows = {}
     for claim in claims:
         values, paper = claim.measured(measured), claim.published()
         e = estimate(values)
-        rows.append(
-            {
-                "claim": claim.id,
-                "statement": claim.statement,
-                "seeds": e.n,
-                "measured [points]": _spread(e),
-                "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
-                "paper, over sizes": f"{paper.min():.1f} to {paper.max():.1f}",
-                "threshold": claim.threshold,
-                "verdict": verdict(values, floor=claim.floor, threshold=claim.threshold),
-            }
-        )
-    return pd.DataFrame(rows)
+        signs = [f"{'-' if weight < 0 else '+'} {LOSS_NAMES[loss]}" for loss, weight in claim.weights.items()]
+        rows[claim.id] = {
+            "points of accuracy": " ".join(signs).removeprefix("+ "),
+            "seeds": e.n,
+            "measured": _spread(e),
+            "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
+            "paper, by size": f"{paper.min():.1f} to {paper.max():.1f}",
+            "threshold": claim.threshold,
+            "verdict": verdict(values, floor=claim.floor, threshold=claim.threshold),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def first_epoch_above(curves: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+    """Return the first epoch at which each run's accuracy exceeds ``accuracy`` [%]: a row per loss, a column per seed.
+
+    ``-`` stands for never.
+    """
+    passed = curves[curves.accuracy > accuracy].groupby(["loss", "seed"]).epoch.min().unstack()
+    table = passed.reindex(index=list(LOSS_NAMES), columns=sorted(curves.seed.unique()))
+    table = table.astype("Int64").astype(object).where(table.notna(), "-")
+    return table.rename(index=LOSS_NAMES).rename_axis(None).rename(columns="seed {}".format).rename_axis(None, axis=1)
 
 
 def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -67,36 +76,40 @@ def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 def verdict_sentence(measured: pd.DataFrame) -> str:
     """Return the answer in one Markdown sentence, computed from the runs."""
-    rows = judge(measured).set_index("claim")
+    rows = judge(measured)
     parts = [
-        f"{text} by {row['measured [points]']} points (95 % interval {row['95 % interval']}; "
-        f"paper {row['paper, over sizes']}): **{row['verdict']}**"
+        f"{text} by {row['measured']} points (95 % interval {row['95 % interval']}; "
+        f"paper {row['paper, by size']}): **{row['verdict']}**"
         for text, row in (("Bal-BCE exceeds BCE", rows.loc["C5"]), ("Bal-BCE exceeds Bal-CE", rows.loc["C6"]))
     ]
     return f"Over {rows.loc['C5', 'seeds']} seeds, {'; '.join(parts)}."
 
 
-def provenance(runs: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per run: what made it, where, and how long it took."""
+def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
+    """Return what made the runs: a line for what all have in common, and a row per run for what differs."""
     rows = []
     for run in runs:
         about = run.environment
-        commit = f"{about['commit'][:10]}{' + changes' if about['dirty'] else ''}" if about["commit"] else "unknown"
+        commit = f"{about['commit'][:10]}{', changed' if about['dirty'] else ''}" if about["commit"] else "unknown"
         rows.append(
             {
                 "run": run.id,
                 "seed": run.config["seed"],
-                "from": run.result.get("pretrain_run") or "-",
-                "data": about["data_digest"],
+                "pretrained by": run.result.get("pretrain_run") or "-",
                 "commit": commit,
-                "device": about["device"],
-                "threads": about["threads"],
+                "data digest": about["data_digest"],
+                "hardware": f"{about['device']}, threads: {about['threads']}",
                 "torch": about["packages"]["torch"],
-                "images/s": about["images_per_second"],
-                "seconds": about["wall_time_s"],
+                "timm": about["packages"]["timm"],
+                "Python": about["python"],
+                "images/s": round(about["images_per_second"]),
+                "seconds": round(about["wall_time_s"]),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    common = [c for c in table if len(table) > 1 and c != "seed" and table[c].nunique() == 1]
+    line = "; ".join(f"{column}: {table[column].iloc[0]}" for column in common)
+    return line, table.drop(columns=common)
 
 
 def check_parameters(namespace: Mapping[str, Any], **allowed: Any) -> SimpleNamespace:

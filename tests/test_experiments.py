@@ -10,7 +10,15 @@ import pytest
 from livt.config import LOSSES
 from livt.experiments import COLUMNS, curves, loss_ablation, records, reproduce, results, train_all
 from livt.recipes import PROFILES
-from livt.report import check_parameters, comparison, judge, provenance, published_panels, verdict_sentence
+from livt.report import (
+    check_parameters,
+    comparison,
+    first_epoch_above,
+    judge,
+    provenance,
+    published_panels,
+    verdict_sentence,
+)
 from livt.runs import RunError, RunStore
 
 
@@ -157,7 +165,7 @@ def test_the_comparison_shows_mean_and_spread_beside_the_paper():
 def test_verdicts_follow_the_runs():
     good = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[1, 1, 1], bal_bce=[90.1, 91.2, 92.1])
     bad = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[80, 81, 82], bal_bce=[60, 61, 62])
-    assert judge(good).set_index("claim").verdict.to_dict() == {
+    assert judge(good).verdict.to_dict() == {
         "C4": "reproduced",
         "C5": "reproduced",
         "C6": "reproduced",
@@ -178,15 +186,23 @@ def test_published_panels_speak_the_packages_names():
 def test_provenance_and_curves_follow_each_run(ablation):
     store, table = ablation
     runs = records(loss_ablation("smoke", [0, 1]), store)
-    rows = provenance(runs)
+    common, rows = provenance(runs)
     assert rows.run.tolist() == table.run.tolist()
-    assert rows.seconds.gt(0).all()
-    assert rows.threads.eq(1).all()
-    assert rows["from"].str.startswith("pretrain-").all()
+    assert set(rows["pretrained by"]) == {i for i in store.ids() if i.startswith("pretrain")}
+    assert "threads: 1; torch: " in common
+    assert f"data digest: {runs[0].environment['data_digest']}" in common
     epochs = curves(runs)
     assert len(epochs) == 8 * 2
     last = epochs[epochs.epoch == 2].set_index("run").accuracy
     assert last.loc[table.run].tolist() == pytest.approx(table.accuracy.tolist())
+
+
+def test_the_first_epoch_above_a_level():
+    rows = [("ce", 0, 1, 5.0), ("ce", 0, 2, 50.0), ("ce", 1, 1, 30.0), ("bce", 0, 2, 1.0), ("bce", 1, 2, 2.0)]
+    table = first_epoch_above(pd.DataFrame(rows, columns=["loss", "seed", "epoch", "accuracy"]), 20)
+    assert table.loc["CE"].tolist() == [2, 1]
+    assert table.loc["BCE"].tolist() == ["-", "-"]
+    assert table.columns.tolist() == ["seed 0", "seed 1"]
 
 
 # ---------------------------------------------------------------- parameters of a notebook
