@@ -58,7 +58,7 @@ def convergence(curves: pd.DataFrame, chance: float) -> Figure:
     axis.axhline(chance, color="0.4", linewidth=1)
     last = curves.epoch.max()
     axis.annotate("chance", (last, chance), xytext=(0, 3), textcoords="offset points", ha="right", fontsize="small")
-    axis.set(xlabel="epoch of fine-tuning", ylabel="accuracy on the test pairs [%]", ylim=(0, 100))
+    axis.set(xlabel="epoch of fine-tuning", ylabel="accuracy on the test split [%]", ylim=(0, 100))
     handles, labels = axis.get_legend_handles_labels()
     names = [LOSS_NAMES[name] for name in labels]
     axis.legend(handles, names, title=None)
