@@ -24,7 +24,7 @@ book: $(STAMP) ## run the notebooks at PROFILE and build the book
 	$(BIN)/python book/build.py --profile $(PROFILE)
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
-	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --ignore tests/bench -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

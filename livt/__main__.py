@@ -1,6 +1,7 @@
 """The command line: ``python -m livt``. A user's mistake is one line on stderr and exit status 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -115,8 +116,8 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return name
 
@@ -179,9 +180,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from livt.experiments import reproduce
     from livt.runs import RunStore, write_atomically
 
+    target = Path(options.csv) if options.csv else None
+    if target and (target.is_dir() or not os.access(target.parent, os.W_OK)):
+        raise ValueError(f"--csv {target}: cannot write a file there")
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
@@ -200,10 +206,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
-    if options.csv:
-        from pathlib import Path
-
-        write_atomically(Path(options.csv), table.to_csv(index=False).encode())
+    if target:
+        write_atomically(target, table.to_csv(index=False).encode())
     return 0
 
 

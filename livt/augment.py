@@ -1,10 +1,11 @@
-"""Augmentation and normalization of a batch, and the seeds that make it repeatable.
+"""Augmentation and normalization of a batch, and what makes training repeatable: seeds and one thread.
 
 Shapes: ``B`` batch, ``H`` and ``W`` pixels.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +16,18 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from livt.config import AugmentConfig
+
+
+@contextmanager
+def one_cpu_thread(device: torch.device) -> Iterator[None]:
+    """Compute on one thread where the device is the CPU: sums round the same whoever trains, and resume exactly."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def seed_everything(*key: int) -> None:
@@ -38,7 +51,10 @@ class Augment:
         self.std = torch.tensor(std).view(3, 1, 1) * 255
         fill = tuple(round(255 * m) for m in mean)
         name = config.rand_augment
-        self.rand_augment = rand_augment_transform(name, {"img_mean": fill}) if name else None
+        try:
+            self.rand_augment = rand_augment_transform(name, {"img_mean": fill}) if name else None
+        except (AssertionError, KeyError, ValueError) as error:
+            raise ValueError(f"augment.rand_augment {name!r} is no timm policy such as rand-m9-mstd0.5-inc1") from error
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return float32 images of zero mean and unit deviation per channel, over the training split."""

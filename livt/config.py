@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -78,7 +77,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return hint.from_dict(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
-        _require(math.isfinite(value), f"{name} must be finite, not {value}")
+        _require(abs(value) < 1e300, f"{name} must be finite, not {value}")
         return float(value)
     if isinstance(value, hint) and (hint is not int or number):
         return value
@@ -280,6 +279,11 @@ class Recipe(_Section):
             height % patch == 0 and width % patch == 0,
             f"image size {height} x {width} is not a multiple of model.patch_size {patch}",
         )
+        for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            shift = 0 if stage is None else stage.augment.shift
+            _require(
+                shift < min(height, width), f"{name}.augment.shift {shift} moves the image ({height} x {width}) away"
+            )
         if self.pretrain is not None:
             patches = height // patch * (width // patch)
             visible = int(patches * (1 - self.pretrain.mask_ratio))

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
-from livt.config import DATASETS, DataConfig
+from livt.augment import Augment
+from livt.config import DATASETS, DataConfig, Recipe
 from livt.longtail import exponential_counts, subset_indices
 
 # Per digit: scans set apart for the test split, then for validation; the rest train.
@@ -59,8 +60,8 @@ class Dataset:
     train: Split
     evaluation: Split
     class_counts: NDArray[np.int64]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     digest: str
 
     @property
@@ -90,7 +91,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         train, evaluation = _parquet(config, generator)
     if config.image_size is not None:
         train, evaluation = (_resized(split, config.size) for split in (train, evaluation))
-    pixels = train.images.double().div_(255)
+    mean, std = _channel_statistics(train.images)
     content = hashlib.sha256()
     for tensor in (train.images, train.labels, evaluation.images, evaluation.labels):
         content.update(str(tuple(tensor.shape)).encode())
@@ -99,10 +100,30 @@ def load_dataset(config: DataConfig) -> Dataset:
         train=train,
         evaluation=evaluation,
         class_counts=np.bincount(train.labels.numpy(), minlength=config.num_classes),
-        mean=tuple(pixels.mean((0, 2, 3)).tolist()),
-        std=tuple(pixels.std((0, 2, 3)).clamp(min=1e-6).tolist()),
+        mean=mean,
+        std=std,
         digest=content.hexdigest()[:16],
     )
+
+
+def check_fit(recipe: Recipe, data: Dataset) -> None:
+    """Raise ValueError where a stage of the recipe cannot train on the data: before either stage begins."""
+    for stage in (recipe.pretrain, recipe.finetune):
+        if stage is not None:
+            data.steps_per_epoch(stage.batch_size)
+            Augment(stage.augment, data.mean, data.std)
+
+
+def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, in [0, 1], from exact counts of the 256 values."""
+    values = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in images.numpy().transpose(1, 0, 2, 3):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        mean = share @ values
+        means.append(float(mean))
+        deviations.append(max(float(np.sqrt(share @ (values - mean) ** 2)), 1e-6))
+    return tuple(means), tuple(deviations)
 
 
 def profile_counts(config: DataConfig, available: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -194,12 +215,15 @@ def _parquet(config: DataConfig, generator: np.random.Generator) -> tuple[Split,
     pool = np.arange(len(labels))
     if config.evaluation == "validation":
         members = [pool[labels == c] for c in range(config.num_classes)]
+        if min(map(len, members)) <= VALIDATION_IMAGES:
+            raise DataError(
+                f"{train_file} has too few images of a class to set {VALIDATION_IMAGES} apart for validation"
+            )
         held_out = np.concatenate([m[-VALIDATION_IMAGES:] for m in members])
         pool = np.concatenate([m[:-VALIDATION_IMAGES] for m in members])
     available = np.bincount(labels[pool], minlength=config.num_classes)
-    own_counts = train_file.with_name("classes.csv")
-    if config.imbalance_factor is None and own_counts.is_file():
-        available = np.minimum(available, _imagenet_lt_counts(own_counts))
+    if config.name == "tiny_imagenet" and config.imbalance_factor is None:
+        available = np.minimum(available, _imagenet_lt_counts(train_file.with_name("classes.csv")))
     train = pool[_subset(labels[pool], profile_counts(config, available), generator, config)]
     train_split = _decode(encoded, labels, train, config, train_file)
     if config.evaluation == "validation":
@@ -226,12 +250,15 @@ def _read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.
 
     try:
         table = parquet.read_table(path, columns=["image", "label"])
+        if not pyarrow.types.is_integer(table["label"].type):
+            raise ValueError(f"label is {table['label'].type}, not an integer")
         encoded, labels = table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = f"not a Parquet file with columns image and label ({str(error).splitlines()[0]})"
         raise DataError(f"{path} is {reason}: fetch it anew") from None
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, found {labels.min()} to {labels.max()}")
+        found = f"found {labels.min()} to {labels.max()}"
+        raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, {found}: fetch it anew")
     missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
     if missing.size:
         raise DataError(f"{path}: class {missing[0]} has no images ({missing.size} such classes): fetch it anew")
@@ -243,9 +270,15 @@ def _imagenet_lt_counts(path: Path) -> NDArray[np.int64]:
     import pandas as pd
 
     try:
-        return pd.read_csv(path).sort_values("label")["imagenet_lt_n_train"].to_numpy(np.int64)
+        table = pd.read_csv(path).sort_values("label")
+        if table["label"].tolist() != list(range(DATASETS["tiny_imagenet"][0])):
+            raise ValueError("label is not 0 to 199")
+        return table["imagenet_lt_n_train"].to_numpy(np.int64)
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} does not give label and imagenet_lt_n_train ({error}): fetch it anew") from None
+        raise DataError(
+            f"{path} does not give label and imagenet_lt_n_train ({error}): fetch it anew, or set data.max_count and "
+            "data.imbalance_factor"
+        ) from None
 
 
 def _subset(
@@ -261,13 +294,15 @@ def _decode(encoded: list[dict], labels: NDArray, indices: NDArray, config: Data
     _, height, width = DATASETS[config.name]
     images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
     for row, i in enumerate(indices):
-        name = f"{path}, row {i} ({encoded[i].get('path')})"
+        name = f"{path}, row {i}"
         try:
+            name += f" ({encoded[i]['path']})"
             image = Image.open(io.BytesIO(encoded[i]["bytes"])).convert("RGB")
-        except (OSError, SyntaxError, TypeError, ValueError) as error:
+        except (OSError, SyntaxError, TypeError, ValueError, KeyError) as error:
             raise DataError(f"{name} does not decode ({error}): fetch the file anew") from None
         if image.size != (width, height):
-            raise DataError(f"{name} is {image.size[0]} x {image.size[1]} pixels, expected {width} x {height}")
+            found = f"{image.size[0]} x {image.size[1]} pixels"
+            raise DataError(f"{name} is {found}, expected {width} x {height}: fetch the file anew")
         images[row] = pil_to_tensor(image)
     return Split(images=images, labels=torch.from_numpy(labels[indices]))
 

@@ -14,11 +14,10 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from livt.config import LOSSES, Recipe, with_overrides
-from livt.data import load_dataset
+from livt.data import check_fit, load_dataset
 from livt.finetune import finetune
 from livt.pretrain import pretrain
 from livt.recipes import PROFILES
@@ -26,7 +25,6 @@ from livt.runs import Record, RunError, RunStore
 
 METRICS = ["many", "medium", "few", "accuracy", "ece", "mce"]
 COLUMNS = ["loss", "size", "seed", *METRICS, "run"]
-SEEDS = (0, 1, 2)
 
 
 def loss_ablation(profile: str, seeds: Sequence[int]) -> list[Recipe]:
@@ -103,7 +101,9 @@ def train_all(
     stages: dict[str, tuple[str, Recipe]] = {}
     follows: dict[str, list[str]] = {}
     for recipe in recipes:
-        data_digest = load_dataset(recipe.data).digest
+        data = load_dataset(recipe.data)
+        check_fit(recipe, data)
+        data_digest = data.digest
         run_id = store.id(recipe.stage("finetune"), data_digest)
         if store.is_finished(run_id):
             continue
@@ -169,8 +169,7 @@ def _train_side_by_side(
 
 
 def _start_worker(parent: int, stop: Event) -> None:
-    """Train on one thread; end at once with the parent or at its word: a run survives a kill at any instant."""
-    torch.set_num_threads(1)
+    """End at once with the parent or at its word: a run survives a kill at any instant."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -182,9 +181,4 @@ def _start_worker(parent: int, stop: Event) -> None:
 
 
 def _train(stage: str, recipe: Recipe, store: RunStore, device: str, progress: bool) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if device == "cpu" else threads)
-    try:
-        (pretrain if stage == "pretrain" else finetune)(recipe, store, device=device, progress=progress)
-    finally:
-        torch.set_num_threads(threads)
+    (pretrain if stage == "pretrain" else finetune)(recipe, store, device=device, progress=progress)

@@ -14,14 +14,14 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from livt.augment import Augment, seed_everything
+from livt.augment import Augment, one_cpu_thread, seed_everything
 from livt.config import FinetuneConfig, Recipe
-from livt.data import batches, load_dataset
+from livt.data import batches, check_fit, load_dataset
 from livt.evaluate import predict
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
 from livt.metrics import evaluate_logits, reliability, softmax
 from livt.models import LoadReport, create_vit, load_encoder
-from livt.optim import create_optimizer, epoch_schedule, take_step
+from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
 from livt.runs import Record, RunError, RunStore
 
 STAGE = 2  # keeps the random numbers of the two stages apart
@@ -84,9 +84,10 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
     # ---------------------------------------------------------------- what to do
     settings, on = recipe.finetune, torch.device(device)
     data = load_dataset(recipe.data)
+    check_fit(recipe, data)
     steps = data.steps_per_epoch(settings.batch_size)
 
-    with store.open(recipe.stage("finetune"), data.digest) as run:
+    with one_cpu_thread(on), store.open(recipe.stage("finetune"), data.digest) as run:
         if run.finished:
             return store.load(run.id)
 
@@ -113,6 +114,7 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
             for (step, lr), batch in zip(schedule, batches(train, settings.batch_size), strict=True):
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
                 losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
+            check_finite(vit, f"the end of epoch {epoch + 1} of {run.id}")
             scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
             row = {k: v for k, v in dataclasses.asdict(scores).items() if k != "per_class"}
             row |= {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}

@@ -18,7 +18,7 @@ def check_class_counts(class_counts: ArrayLike, num_classes: int | None = None) 
     length other than ``num_classes``.
     """
     try:
-        counts = np.array(class_counts, dtype=np.float64)
+        counts = np.asarray(class_counts, dtype=np.float64).copy()
     except (TypeError, ValueError) as error:
         raise ValueError(f"class_counts must be numbers: {error}") from None
     if counts.ndim != 1:

@@ -54,19 +54,20 @@ class _LogitBiasLoss(nn.Module, ABC):
         super().__init__()
         if not (math.isfinite(tau) and tau >= 0):
             raise ValueError(f"tau must be finite and not negative, not {tau}")
-        # float64 logits meet the exact bias; the float32 copy is the buffer, as not every device has float64.
+        # Neither a parameter nor a buffer: it stays float64 on the CPU, where every device has it, whatever .to() does
+        # to the module, and each forward pass takes it in the precision and on the device of its logits.
         self.exact_bias = None if bias is None else tau * bias
-        self.bias: Tensor | None
-        self.register_buffer("bias", None if bias is None else (tau * bias).float(), persistent=False)
+        self._cached: Tensor | None = None
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss; raise ValueError where logits and targets do not fit."""
         classes = self._check(logits, targets)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            bias = self.exact_bias if logits.dtype == torch.float64 else self.bias
-            if bias is not None:
-                logits = logits + bias.to(logits)
+            if self.exact_bias is not None:
+                if self._cached is None or (self._cached.dtype, self._cached.device) != (logits.dtype, logits.device):
+                    self._cached = self.exact_bias.to(logits)
+                logits = logits + self._cached
             return self._loss(logits, targets, classes)
 
     def _check(self, logits: Tensor, targets: Tensor) -> int:
@@ -95,7 +96,10 @@ class CrossEntropy(_LogitBiasLoss):
         super().__init__()
 
     def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
-        return F.cross_entropy(logits, targets.to(logits.dtype) if targets.is_floating_point() else targets.long())
+        if targets.is_floating_point():
+            return F.cross_entropy(logits, targets.to(logits.dtype))
+        # PyTorch would skip targets of -100 in silence; no class has the index given here.
+        return F.cross_entropy(logits, targets.long(), ignore_index=torch.iinfo(torch.int64).min)
 
 
 class BinaryCrossEntropy(_LogitBiasLoss):

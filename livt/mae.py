@@ -48,7 +48,13 @@ class MaskedAutoencoder(nn.Module):
     """
 
     def __init__(
-        self, encoder: VisionTransformer, *, decoder_width: int = 512, decoder_depth: int = 8, decoder_heads: int = 16
+        self,
+        encoder: VisionTransformer,
+        *,
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        decoder_mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         if encoder.num_prefix_tokens != 1:
@@ -63,7 +69,8 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder_width, decoder_heads, qkv_bias=True, norm_layer=_layer_norm) for _ in range(decoder_depth)
+            Block(decoder_width, decoder_heads, decoder_mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)
+            for _ in range(decoder_depth)
         )
         self.decoder_norm = _layer_norm(decoder_width)
         self.decoder_pred = nn.Linear(decoder_width, self.patch_size**2 * channels)
@@ -179,9 +186,11 @@ def load_mae_checkpoint(path: str | Path, *, num_heads: int, decoder_num_heads: 
     encoder = VisionTransformer(num_classes=0, **vit_arguments(state, num_heads=num_heads, source=str(path)))
     if "decoder_embed.weight" not in state:
         raise ValueError(f"{path} lacks the weight 'decoder_embed.weight': it holds an encoder without its decoder")
+    width, fc1 = len(state["decoder_embed.weight"]), state.get("decoder_blocks.0.mlp.fc1.weight")
     mae = MaskedAutoencoder(
         encoder,
-        decoder_width=len(state["decoder_embed.weight"]),
+        decoder_width=width,
+        decoder_mlp_ratio=4.0 if fc1 is None else len(fc1) / width,
         decoder_depth=count_blocks(state, "decoder_blocks."),
         decoder_heads=decoder_num_heads,
     )

@@ -82,6 +82,13 @@ def epoch_schedule(settings: StageConfig, epoch: int, steps_per_epoch: int) -> l
     ]
 
 
+def check_finite(model: nn.Module, where: str) -> None:
+    """Raise NonFiniteLossError naming ``where`` if a parameter is nan or infinite, so that no such state is saved."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise NonFiniteLossError(f"{name} is no longer finite at {where}; lower base_lr or set clip_grad")
+
+
 def take_step(
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[..., Tensor],

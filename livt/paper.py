@@ -127,9 +127,9 @@ def verdict(values: Sequence[float] | pd.Series, *, floor: float, threshold: flo
 
     Fewer than three seeds are inconclusive, none are "not run".
 
-    >>> verdict([9.0, 10.0, 11.0], floor=0, threshold=8.6)
+    >>> verdict([9.0, 10.0, 11.0], floor=0, threshold=8.5)
     'reproduced'
-    >>> verdict([], floor=0, threshold=8.6)
+    >>> verdict([], floor=0, threshold=8.5)
     'not run'
     """
     found = estimate(values)

@@ -26,8 +26,8 @@ def loss_ablation(measured: pd.DataFrame, published: Mapping[str, pd.DataFrame])
     without seeds.
     """
     panels = {f"measured, {measured.seed.nunique()} seeds": measured, **published}
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, layout="constrained")
-    for axis, (title, frame) in zip(figure.axes or [axes], panels.items(), strict=True):
+    figure, _ = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, layout="constrained")
+    for axis, (title, frame) in zip(figure.axes, panels.items(), strict=True):
         tidy = frame.melt("loss", list(METRIC_NAMES), "group", "accuracy [%]").replace({"group": METRIC_NAMES})
         shared = {
             "x": "group",
@@ -44,7 +44,8 @@ def loss_ablation(measured: pd.DataFrame, published: Mapping[str, pd.DataFrame])
             )
         axis.set(title=title, xlabel="classes by number of training images", ylim=(0, 100))
         handles, labels = axis.get_legend_handles_labels()
-        axis.get_legend().remove()
+        if (legend := axis.get_legend()) is not None:
+            legend.remove()
     figure.legend(handles, [LOSS_NAMES[name] for name in labels], loc="outside lower center", ncols=len(COLOURS))
     return figure
 

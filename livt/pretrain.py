@@ -6,12 +6,12 @@ Shapes: ``B`` batch. Images are uint8 [B, 3, H, W] until augmentation.
 import torch
 from torch import Tensor
 
-from livt.augment import Augment, seed_everything
+from livt.augment import Augment, one_cpu_thread, seed_everything
 from livt.config import PretrainConfig, Recipe
-from livt.data import batches, load_dataset
+from livt.data import batches, check_fit, load_dataset
 from livt.mae import MaskedAutoencoder
 from livt.models import create_vit
-from livt.optim import create_optimizer, epoch_schedule, take_step
+from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
 from livt.runs import Record, RunStore
 
 STAGE = 1  # keeps the random numbers of the two stages apart
@@ -46,9 +46,10 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
     # ---------------------------------------------------------------- what to do
     settings, on = pretrain_settings(recipe), torch.device(device)
     data = load_dataset(recipe.data)
+    check_fit(recipe, data)
     steps = data.steps_per_epoch(settings.batch_size)
 
-    with store.open(recipe.stage("pretrain"), data.digest) as run:
+    with one_cpu_thread(on), store.open(recipe.stage("pretrain"), data.digest) as run:
         if run.finished:
             return store.load(run.id)
 
@@ -70,6 +71,7 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
             for (step, lr), (images, _) in zip(schedule, batches(train, settings.batch_size), strict=True):
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
                 losses.append(take_step(optimizer, loss_of, (images,), lr=lr, settings=settings, where=where))
+            check_finite(mae, f"the end of epoch {epoch + 1} of {run.id}")
             row = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
             run.save(mae, optimizer, row)
 

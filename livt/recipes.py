@@ -75,8 +75,8 @@ def tiny_imagenet_lt() -> Recipe:
     """Profile ``gpu``: ViT-Tiny on Tiny-ImageNet with the real ImageNet-LT class counts, 64 px.
 
     Command: ``LIVT_DATA=... python -m livt reproduce loss_ablation --profile gpu``. Hardware: one GPU; three seeds are
-    about 9e16 floating-point operations, from which 20 to 40 minutes on an H200 are estimated, not measured. Expected
-    score: none is published for this subset; the order of the losses is what the paper predicts.
+    about 9e16 floating-point operations, from which 20 to 40 minutes on an H200 are estimated, not measured.
+    Expected score: none is published for this subset; the order of the losses is what the paper predicts.
 
     Settings follow the paper's tables of hyper-parameters and augmentation, with a smaller batch and fewer epochs.
     They have not been tuned. RandAugment is left out, as it runs image by image on the CPU.

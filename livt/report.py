@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,16 +18,15 @@ def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT
 
     measured: as from ``results``. Index: loss and source; columns: the metrics, percent, as text.
     """
-    metrics = METRICS
     table = published("table5_loss_by_model_size")
     rows = {}
     for loss, name in LOSS_NAMES.items():
         runs = measured[measured.loss == loss]
-        found = {metric: estimate(runs[metric].dropna()) for metric in metrics}
+        found = {metric: estimate(runs[metric].dropna()) for metric in METRICS}
         rows[name, f"measured, {len(runs)} seeds"] = {m: _spread(e) for m, e in found.items()}
         for model in models:
             row = table[(table.model == model) & (table.loss == name)].iloc[0]
-            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in metrics}
+            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in METRICS}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
     return frame
@@ -46,7 +45,7 @@ def judge(measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS) -> pd.D
         signs = [f"{'-' if weight < 0 else '+'} {LOSS_NAMES[loss]}" for loss, weight in claim.weights.items()]
         rows[claim.id] = {
             "points of accuracy": " ".join(signs).removeprefix("+ "),
-            "seeds": e.n,
+            "n": e.n,
             "measured": _spread(e),
             "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
             "paper, by size": f"{paper.min():.1f} to {paper.max():.1f}",
@@ -78,11 +77,11 @@ def verdict_sentence(measured: pd.DataFrame) -> str:
     """Return the answer in one Markdown sentence, computed from the runs."""
     rows = judge(measured)
     parts = [
-        f"{text} by {row['measured']} points (95 % interval {row['95 % interval']}; "
+        f"{text} is {row['measured']} points (95 % interval {row['95 % interval']}; "
         f"paper {row['paper, by size']}): **{row['verdict']}**"
-        for text, row in (("Bal-BCE exceeds BCE", rows.loc["C5"]), ("Bal-BCE exceeds Bal-CE", rows.loc["C6"]))
+        for text, row in (("Bal-BCE minus BCE", rows.loc["C5"]), ("Bal-BCE minus Bal-CE", rows.loc["C6"]))
     ]
-    return f"Over {rows.loc['C5', 'seeds']} seeds, {'; '.join(parts)}."
+    return f"Over {rows.loc['C5', 'n']} seeds, {'; '.join(parts)}."
 
 
 def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
@@ -112,18 +111,20 @@ def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
     return line, table.drop(columns=common)
 
 
-def check_parameters(namespace: Mapping[str, Any], **allowed: Any) -> SimpleNamespace:
+def check_parameters(namespace: MutableMapping[str, Any], **allowed: Any) -> SimpleNamespace:
     """Return a notebook's parameters, checked; call it in the cell behind ``parameters`` with ``globals()``.
 
-    ``allowed`` gives, for each parameter, a type (``int``, ``str``), ``list[int]`` or a tuple of choices. A string is
-    read as a literal where another type is asked for, as papermill's ``-p seeds '[0, 1]'`` gives a string. Raises
-    ValueError for a parameter that is unknown (a plain value in the namespace that is not allowed), ill-typed or not
-    among the choices, naming what is allowed.
+    ``allowed`` gives, for each parameter, a type (``int``, not negative; ``float``; ``str``), ``list[int]`` or a tuple
+    of choices. A string is read as a literal where another type is asked for, as papermill's ``-p seeds '[0, 1]'``
+    gives a string. Raises ValueError for a parameter that is unknown (a plain value in the namespace that is not allowed, when
+    the cell first runs), ill-typed or not among the choices, naming what is allowed.
     """
     literals = (bool, int, float, str, list, tuple, dict, type(None))
     given = {k for k, v in namespace.items() if isinstance(v, literals) and not k.startswith("_")} - {"In", "Out"}
-    if unknown := sorted(given - allowed.keys()):
+    unknown = sorted(given - allowed.keys()) if "_parameters_checked" not in namespace else []
+    if unknown:
         raise ValueError(f"unknown parameter {', '.join(unknown)}; this notebook takes {', '.join(allowed)}")
+    namespace["_parameters_checked"] = True  # the cell may run again, when the notebook has values of its own
     return SimpleNamespace(**{name: _check_parameter(name, namespace[name], kind) for name, kind in allowed.items()})
 
 
@@ -142,6 +143,6 @@ def _check_parameter(name: str, value: Any, kind: Any) -> Any:
         return list(value)
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind:
-        raise ValueError(f"parameter {name} must be {kind.__name__}, not {value!r}")
+    if type(value) is not kind or (kind is int and value < 0):
+        raise ValueError(f"parameter {name} must be {kind.__name__}{' from 0' * (kind is int)}, not {value!r}")
     return value

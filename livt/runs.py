@@ -9,6 +9,7 @@ and a lock makes two processes that ask for one run do the work once.
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -135,8 +136,9 @@ def _git_state() -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError):
             return None
 
-    changes = git("status", "--porcelain", "--", ".")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    if git("ls-files", "--error-unmatch", __file__) is None:  # installed, perhaps inside somebody else's checkout
+        return {"commit": None, "dirty": None}
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
 
 
 class OpenRun:
@@ -317,27 +319,31 @@ def _read_json(path: Path, remedy: str) -> Any:
 def check_record(values: Mapping[str, Any], source: str) -> Record:
     """Return a record read from JSON, or raise RunError naming ``source`` and what contradicts its configuration.
 
-    Checked: the digest of configuration and data, the number of epochs, and the peak learning rate.
+    Checked: the digest of configuration and data, the number of epochs, the peak learning rate, and that the result is
+    that of the last epoch.
     """
     try:
         record = Record(**values)
+        score = "train_loss" if record.stage == "pretrain" else "accuracy"
         stage = record.config[record.stage]
         found = {
             "digest": RunStore.id(record.config, record.environment["data_digest"]),
             "epochs": [row["epoch"] for row in record.metrics],
             "peak learning rate": max(row["lr"] for row in record.metrics),
+            f"last {score}": record.metrics[-1][score],
         }
         expected = {
             "digest": record.id,
             "epochs": list(range(1, stage["epochs"] + 1)),
             "peak learning rate": stage["base_lr"] * stage["batch_size"] / 256,
+            f"last {score}": record.result[score],
         }
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, IndexError) as error:
         raise RunError(f"{source} is not a run record: {error!r}") from None
     for name, value in expected.items():
-        same = found[name] == value if name != "peak learning rate" else abs(found[name] / value - 1) < 1e-9
+        same = math.isclose(found[name], value, rel_tol=1e-6) if isinstance(value, float) else found[name] == value
         if not same:
-            raise RunError(f"{source}: the {name} is {found[name]}, its configuration says {value}")
+            raise RunError(f"{source}: the {name} is {found[name]}, but its configuration or result says {value}")
     return record
 
 
@@ -346,11 +352,18 @@ def promote(store: RunStore, run_id: str, folder: Path) -> Path:
     record = check_record(store.load(run_id).to_dict(), str(store.root / run_id))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_id}.json"
-    write_atomically(path, dump_json(record.to_dict()))
+    write_atomically(path, dump_json({**record.to_dict(), "sha256": sha256(dump_json(record.to_dict()))}))
     return path
 
 
 def read_promoted(folder: Path) -> dict[str, Record]:
     """Return the promoted records of a folder by run id, each checked."""
-    paths = sorted(folder.glob("*.json"))
-    return {p.stem: check_record(_read_json(p, "promote the run again"), str(p)) for p in paths}
+    records = {}
+    for path in sorted(folder.glob("*.json")):
+        values = _read_json(path, "promote the run again")
+        seal = values.pop("sha256", None) if isinstance(values, dict) else None
+        record = check_record(values, str(path))
+        if seal != sha256(dump_json(record.to_dict())) or path.stem != record.id:
+            raise RunError(f"{path} was changed after its promotion: promote the run again")
+        records[record.id] = record
+    return records

@@ -69,6 +69,8 @@ def test_names_on_the_command_line_are_those_of_the_package():
         (["finetune", "smoke", "--set", "finetune.epochs=ten"], "epochs must be int, not 'ten'"),
         (["finetune", "smoke", "--set", "finetune.epochs"], "expected SECTION.FIELD=VALUE"),
         (["finetune", "smoke", "--device", "tpu9"], "device 'tpu9' cannot be used"),
+        (["finetune", "smoke", "--device", "meta"], "device 'meta' cannot be used"),
+        (["reproduce", "loss_ablation", "--csv", "/nowhere/x.csv"], "--csv /nowhere/x.csv: cannot write a file there"),
         (["reproduce", "table9"], "invalid choice: 'table9'"),
         (["reproduce", "loss_ablation", "--profile", "paper"], "invalid choice: 'paper'"),
         (["reproduce", "loss_ablation", "--seeds", "a,b"], "--seeds a,b: expected whole numbers"),

@@ -40,6 +40,8 @@ def test_recipes_state_command_hardware_and_score():
         ("finetune.epochs", "0", "at least 1"),
         ("finetune.base_lr", "Infinity", "finite"),
         ("finetune.base_lr", "-1", "base_lr"),
+        ("finetune.base_lr", "1" + 400 * "0", "base_lr must be finite"),
+        ("finetune.augment.shift", "8", "shift 8 moves the image"),
         ("finetune.tau", "-1", "tau must not be negative"),
         ("finetune.layer_decay", "0", "layer_decay"),
         ("finetune.drop_path", "1", "drop_path"),

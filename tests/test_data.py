@@ -105,7 +105,7 @@ def test_channel_statistics_normalize_the_training_split():
     pixels = data.train.images.double() / 255
     assert data.train.images.shape[2:] == (16, 16)
     assert pixels.mean((0, 2, 3)).tolist() == pytest.approx(data.mean)
-    assert pixels.std((0, 2, 3)).tolist() == pytest.approx(data.std)
+    assert pixels.std((0, 2, 3), correction=0).tolist() == pytest.approx(data.std)
 
 
 def test_too_many_images_of_a_class_are_refused():
@@ -133,8 +133,9 @@ def test_batches_cover_the_split_once_in_random_order():
 
 
 def png(value: int, size: int = 32, mode: str = "RGB") -> bytes:
+    """An image of one colour, another for each value."""
     buffer = io.BytesIO()
-    Image.new(mode, (size, size), value if mode == "L" else (value, 0, 255 - value)).save(buffer, "PNG")
+    Image.new(mode, (size, size), value if mode == "L" else (value % 256, value // 256, 200)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -149,7 +150,7 @@ def cifar(tmp_path, monkeypatch):
     """A folder in the shape of CIFAR-10: 10 classes, 30 training and 2 test images each; one of them is grey."""
     monkeypatch.setenv("LIVT_DATA", str(tmp_path))
     labels = [c for c in range(10) for _ in range(30)]
-    encoded = [png(i % 256) for i in range(300)]
+    encoded = [png(i) for i in range(300)]
     encoded[5] = png(9, mode="L")
     write_parquet(tmp_path / "cifar10" / "train.parquet", encoded, labels)
     write_parquet(
@@ -162,7 +163,7 @@ def test_parquet_images_are_read_and_long_tailed(cifar):
     data = load_dataset(DataConfig(name="cifar10", max_count=30, imbalance_factor=10))
     assert data.class_counts.tolist() == exponential_counts(30, 10, 10).tolist()
     assert data.evaluation.images.shape == (20, 3, 32, 32)
-    assert data.evaluation.images[7, :, 0, 0].tolist() == [7, 0, 248]
+    assert data.evaluation.images[7, :, 0, 0].tolist() == [7, 0, 200]
     grey = load_dataset(DataConfig(name="cifar10")).train
     assert [9, 9, 9] in grey.images[:, :, 0, 0].tolist()
 
@@ -171,9 +172,18 @@ def test_validation_images_of_a_folder_are_taken_from_training(cifar):
     data = load_dataset(DataConfig(name="cifar10", evaluation="validation"))
     assert data.class_counts.tolist() == [10] * 10
     assert np.bincount(data.evaluation.labels).tolist() == [20] * 10
-    train = set(data.train.images[:, 0, 0, 0].tolist())
-    assert len(data.train.images) + len(data.evaluation.images) == 300
-    assert train, "some images are left to train on"
+    train, held_out = (
+        {tuple(colour) for colour in split.images[:, :, 0, 0].tolist()} for split in (data.train, data.evaluation)
+    )
+    assert len(train) == 100
+    assert len(held_out) == 200
+    assert not train & held_out
+
+
+def test_too_few_images_to_validate_on_is_named(cifar):
+    write_parquet(cifar / "train.parquet", [png(i) for i in range(200)], [c for c in range(10) for _ in range(20)])
+    with pytest.raises(DataError, match=r"train.parquet has too few images of a class to set 20 apart for validation"):
+        load_dataset(DataConfig(name="cifar10", evaluation="validation"))
 
 
 def test_own_counts_of_tiny_imagenet(tmp_path, monkeypatch):
@@ -186,6 +196,15 @@ def test_own_counts_of_tiny_imagenet(tmp_path, monkeypatch):
     (tmp_path / "tiny_imagenet" / "classes.csv").write_text(f"label,imagenet_lt_n_train\n{rows}\n")
     data = load_dataset(DataConfig(name="tiny_imagenet"))
     assert data.class_counts.tolist() == [min(n, 3) for n in counts]
+
+    load_dataset.cache_clear()
+    (tmp_path / "tiny_imagenet" / "classes.csv").write_text("label,imagenet_lt_n_train\n0,5\n")
+    with pytest.raises(DataError, match=r"classes.csv does not give label .*label is not 0 to 199"):
+        load_dataset(DataConfig(name="tiny_imagenet"))
+    (tmp_path / "tiny_imagenet" / "classes.csv").unlink()
+    with pytest.raises(DataError, match=r"classes.csv does not give .*or set data.max_count and data.imbalance_factor"):
+        load_dataset(DataConfig(name="tiny_imagenet"))
+    assert set(load_dataset(DataConfig(name="tiny_imagenet", max_count=3, imbalance_factor=1)).class_counts) == {3}
 
 
 def test_the_data_folder_defaults_to_data(monkeypatch):
@@ -215,6 +234,20 @@ def test_a_label_outside_the_range_is_named(cifar):
 def test_an_undecodable_image_is_named(cifar, content):
     write_parquet(cifar / "test.parquet", [png(0)] * 3 + [content] + [png(0)] * 6, list(range(10)))
     with pytest.raises(DataError, match=r"test.parquet, row 3 \(3.png\) does not decode .*fetch the file anew"):
+        load_dataset(DataConfig(name="cifar10"))
+
+
+def test_images_and_labels_of_another_type_are_named(cifar):
+    labels = pa.array(range(10), pa.int64())
+    parquet.write_table(pa.table({"image": [png(0)] * 10, "label": labels}), cifar / "test.parquet")
+    with pytest.raises(DataError, match=r"test.parquet, row 0 does not decode"):
+        load_dataset(DataConfig(name="cifar10"))
+    images = [{"bytes": png(0), "path": "x"}] * 9 + [None]
+    parquet.write_table(pa.table({"image": images, "label": labels}), cifar / "test.parquet")
+    with pytest.raises(DataError, match=r"test.parquet, row 9 does not decode"):
+        load_dataset(DataConfig(name="cifar10"))
+    parquet.write_table(pa.table({"image": images, "label": [c + 0.7 for c in range(10)]}), cifar / "test.parquet")
+    with pytest.raises(DataError, match=r"test.parquet is not a Parquet file .*label is double, not an integer"):
         load_dataset(DataConfig(name="cifar10"))
 
 

@@ -82,6 +82,10 @@ def test_the_first_failure_stops_the_rest_and_is_raised(tmp_path):
         train_all(recipes, store, jobs=2, progress=False)
 
 
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+
+
+@needs_proc
 def test_a_killed_worker_is_one_clear_error(tmp_path):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
     command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
@@ -103,6 +107,7 @@ def _is_worker(pid: str) -> bool:
         return "spawn_main" in file.read()
 
 
+@needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
@@ -214,6 +219,8 @@ GIVEN = {"profile": "cpu", "seeds": [0, 1], "jobs": 0, "tau": 1.0}
 def test_parameters_come_back_checked():
     namespace = GIVEN | {"In": [], "Out": {}, "_private": 3, "__name__": "x", "function": print, "module": os}
     assert vars(check_parameters(namespace, **KNOWN)) == GIVEN
+    namespace["recipes"] = []  # a later cell's own value: the checking cell may run again
+    assert vars(check_parameters(namespace, **KNOWN)) == GIVEN
     assert check_parameters(GIVEN | {"tau": 2}, **KNOWN).tau == 2.0
     assert check_parameters(GIVEN | {"seeds": "[2, 3]"}, **KNOWN).seeds == [2, 3], "papermill's -p gives a string"
 
@@ -228,8 +235,9 @@ def test_parameters_come_back_checked():
         ({"seeds": [0, 0]}, "seeds must be"),
         ({"seeds": [0.5]}, "seeds must be"),
         ({"seeds": [True]}, "seeds must be"),
-        ({"jobs": "two"}, "jobs must be int, not 'two'"),
-        ({"jobs": 1.5}, "jobs must be int, not 1.5"),
+        ({"jobs": "two"}, "jobs must be int from 0, not 'two'"),
+        ({"jobs": 1.5}, "jobs must be int from 0, not 1.5"),
+        ({"jobs": -1}, "jobs must be int from 0, not -1"),
         ({"tau": None}, "tau must be float, not None"),
     ],
 )

@@ -471,9 +471,8 @@ def test_moves_with_dtype_and_device(balanced, dtype):
     value = loss(torch.from_numpy(z).to(dtype), torch.from_numpy(labels))
     assert value.dtype == dtype
     assert value.item() == pytest.approx(expected, rel=1e-6 if dtype == torch.float32 else 1e-12)
-    buffers = list(loss.to("meta").buffers())
-    assert buffers
-    assert all(buffer.is_meta for buffer in buffers)
+    on_meta = loss(torch.empty(2, C, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert on_meta.is_meta, "the bias follows the logits to their device"
 
 
 # --------------------------------------------------------------------------------------------------- errors
@@ -536,3 +535,23 @@ def test_logits_of_another_number_of_classes(balanced, columns):
 def test_mismatched_shapes(make, logits_shape, targets):
     with pytest.raises(ValueError, match=r"(?i)shape|logits|targets"):
         make()(torch.zeros(logits_shape), targets)
+
+
+def test_casting_the_module_keeps_the_bias_exact():
+    counts, logits = [900, 90, 9], torch.randn(4, 3, dtype=torch.float64, generator=torch.manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 1])
+    loss = BalancedBinaryCrossEntropy(counts)
+    expected = loss(logits, targets)
+    assert torch.equal(loss.bfloat16()(logits, targets), expected)
+    assert loss(logits.float(), targets).dtype == torch.float32
+    assert torch.equal(loss(logits, targets), expected), "another precision in between"
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), BinaryCrossEntropy()])
+def test_no_target_is_skipped_in_silence(loss):
+    with pytest.raises((IndexError, RuntimeError)):
+        loss(torch.randn(2, 3), torch.tensor([-100, 1]))
+
+
+def test_counts_may_be_a_tensor():
+    assert torch.equal(balanced_bce_bias(torch.tensor([3, 2, 1])), balanced_bce_bias([3, 2, 1]))

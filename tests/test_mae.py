@@ -359,3 +359,15 @@ def test_unsafe_missing_and_truncated_files(tmp_path, public_state):
         load_mae_checkpoint(tmp_path / "cut.pth", num_heads=2, decoder_num_heads=3)
     with pytest.raises((FileNotFoundError, ValueError), match="absent.pth"):
         load_mae_checkpoint(tmp_path / "absent.pth", num_heads=2, decoder_num_heads=3)
+
+
+def test_an_encoder_that_normalizes_behind_its_pooling_gets_a_norm_before_the_decoder():
+    """create_vit's default, average pooling, has no norm of tokens; the decoder needs one."""
+    mae = MaskedAutoencoder(create_vit("pico", 16, 4, 0), decoder_width=16, decoder_depth=1, decoder_heads=2)
+    images = torch.randn(2, 3, 16, 16)
+    patches = mae.patchify(images)
+    tokens = mae.encode(patches, torch.arange(16).expand(2, 16))
+    assert tokens.mean(-1).abs().max() < 1e-5
+    assert (tokens.std(-1, correction=0) - 1).abs().max() < 1e-3
+    mae(images).loss.backward()
+    assert mae.norm.weight.grad.abs().sum() > 0

@@ -1,8 +1,9 @@
 """What a user installs and reads is in step with the code."""
 
 import doctest
-import importlib
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import livt
+from livt.config import LOSSES
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,7 +74,11 @@ def test_public_functions_have_docstrings_and_types():
 
 
 def test_the_wheel_holds_the_code_and_the_published_tables(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
+    source = tmp_path / "source"  # a copy: an older build folder would lend its files
+    shutil.copytree(ROOT / "livt", source / "livt", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, source]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("livt-*.whl")
@@ -102,6 +108,18 @@ def test_the_readmes_loss_example_runs():
     before = namespace["model"].weight.detach().clone()
     exec(block, namespace)
     assert not torch.equal(before, namespace["model"].weight)
+
+
+def test_the_readme_shows_the_promoted_records():
+    """Its figure and caption are those that `book/figure.py` draws from book/results."""
+    spec = importlib.util.spec_from_file_location("figure", ROOT / "book" / "figure.py")
+    figure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figure)
+    runs = figure.promoted_runs()
+    assert {(r.recipe.finetune.loss, r.recipe.seed) for r in runs} >= {(loss, s) for loss in LOSSES for s in range(3)}
+    assert all(r.environment["dirty"] is False for r in runs), "promoted from committed code"
+    assert figure.caption(runs) in (ROOT / "README.md").read_text()
+    assert figure.fingerprint(runs) in (ROOT / "book" / "_static" / "loss_ablation.svg").read_text()
 
 
 def test_the_readme_lists_every_module_of_the_package():

@@ -1,13 +1,16 @@
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import livt
 from livt.config import with_overrides
 from livt.pretrain import pretrain
 from livt.recipes import smoke
@@ -125,6 +128,18 @@ def test_reading_resume_state_runs_no_code(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_an_installed_copy_inside_another_checkout_claims_no_commit(tmp_path):
+    package = tmp_path / "site-packages" / "livt"
+    shutil.copytree(Path(livt.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    code = "from livt.runs import _git_state; print(_git_state())"
+    environment = os.environ | {"PYTHONPATH": str(package.parent)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert out.stdout.strip() == "{'commit': None, 'dirty': None}", out.stderr
+
+
 def test_writing_leaves_the_old_content_or_the_new(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
@@ -225,9 +240,26 @@ def test_a_promoted_record_reads_back(trained, tmp_path):
     assert read_promoted(tmp_path / "none") == {}
 
 
+def test_an_edited_or_renamed_record_is_refused(trained, tmp_path):
+    store, record = trained
+    path = promote(store, record.id, tmp_path)
+    content = path.read_bytes()
+    values = json.loads(content)
+    values["environment"]["threads"] = 64
+    path.write_bytes(dump_json(values))
+    with pytest.raises(RunError, match="was changed after its promotion: promote the run again"):
+        read_promoted(tmp_path)
+    path.write_bytes(content)
+    assert read_promoted(tmp_path)
+    path.rename(tmp_path / "renamed.json")
+    with pytest.raises(RunError, match="renamed.json was changed after its promotion"):
+        read_promoted(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda r: r["result"].update(train_loss=0.1), "the last train_loss is"),
         (lambda r: r["metrics"].pop(), "the epochs is"),
         (lambda r: r["metrics"][0].update(lr=9.0), "the peak learning rate is 9.0"),
         (lambda r: r["environment"].update(data_digest="0" * 16), "the digest is"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from livt.config import with_overrides
 from livt.data import load_dataset
+from livt.experiments import train_all
 from livt.finetune import create_classifier, create_loss, create_mixer, finetune, summarize
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
 from livt.optim import NonFiniteLossError, epoch_schedule, take_step
@@ -54,7 +55,7 @@ def test_fine_tuning_learns_and_the_last_epoch_is_the_result(tmp_path):
     store = RunStore(tmp_path)
     record = finetune(recipe, store, progress=False)
     assert record.result["accuracy"] > 35, "ten classes: chance is 10"
-    assert record.metrics[-1]["train_loss"] < 0.5 * record.metrics[0]["train_loss"]
+    assert record.metrics[-1]["train_loss"] < 0.7 * record.metrics[0]["train_loss"]
     last = record.metrics[-1]
     assert {k: last[k] for k in ("accuracy", "many", "medium", "few")} == {
         k: pytest.approx(record.result[k], abs=1e-4) for k in ("accuracy", "many", "medium", "few")
@@ -121,11 +122,44 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_state(tmp_pa
     assert not store.is_finished(store.ids()[0])
 
 
-def test_a_batch_larger_than_the_data_is_refused_before_work(tmp_path):
-    recipe = with_overrides(smoke(), {"pretrain.batch_size": 512})
-    with pytest.raises(ValueError, match="batch_size 512 exceeds the 305 training images"):
-        pretrain(recipe, RunStore(tmp_path / "runs"), progress=False)
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("pretrain.batch_size", 512, "batch_size 512 exceeds the 305 training images"),
+        ("finetune.batch_size", 512, "batch_size 512 exceeds the 305 training images"),
+        ("finetune.augment.rand_augment", "foo", "rand_augment 'foo' is no timm policy such as rand-m9-mstd0.5-inc1"),
+        ("finetune.augment.rand_augment", "rand-m9-zz1", "rand_augment 'rand-m9-zz1' is no timm policy"),
+    ],
+)
+def test_what_does_not_fit_either_stage_is_refused_before_the_first(tmp_path, path, value, message):
+    recipe = with_overrides(smoke(), {path: value})
+    store = RunStore(tmp_path / "runs")
+    for work in (lambda: pretrain(recipe, store, progress=False), lambda: train_all([recipe], store, progress=False)):
+        with pytest.raises(ValueError, match=message):
+            work()
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
+    """One step of one epoch: its loss is finite, what it leaves behind is not."""
+    changes = {"epochs": 1, "warmup_epochs": 0, "batch_size": 256, "base_lr": 1e39}
+    recipe = with_overrides(smoke(), {f"pretrain.{name}": value for name, value in changes.items()})
+    store = RunStore(tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"is no longer finite at the end of epoch 1 of pretrain-"):
+        pretrain(recipe, store, progress=False)
+    assert not store.is_finished(store.ids()[0])
+    assert store.progress(store.ids()[0]) == 0
+
+
+def test_the_number_of_threads_does_not_change_a_result(store, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    again = RunStore(tmp_path)
+    record = pretrain(smoke(), again, progress=False)
+    assert torch.get_num_threads() == 2, "the caller's setting comes back"
+    torch.set_num_threads(before)
+    assert all(torch.equal(v, weights(again, record)[k]) for k, v in weights(store, record).items())
+    assert record.environment["threads"] == 1
 
 
 def test_gradient_accumulation_equals_one_batch():
