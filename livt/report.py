@@ -116,8 +116,8 @@ def check_parameters(namespace: MutableMapping[str, Any], **allowed: Any) -> Sim
 
     ``allowed`` gives, for each parameter, a type (``int``, not negative; ``float``; ``str``), ``list[int]`` or a tuple
     of choices. A string is read as a literal where another type is asked for, as papermill's ``-p seeds '[0, 1]'``
-    gives a string. Raises ValueError for a parameter that is unknown (a plain value in the namespace that is not allowed, when
-    the cell first runs), ill-typed or not among the choices, naming what is allowed.
+    gives a string. Raises ValueError for a parameter that is unknown (a plain value in the namespace that is not
+    allowed, when the cell first runs), ill-typed or not among the choices, naming what is allowed.
     """
     literals = (bool, int, float, str, list, tuple, dict, type(None))
     given = {k for k, v in namespace.items() if isinstance(v, literals) and not k.startswith("_")} - {"In", "Out"}
