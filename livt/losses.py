@@ -61,16 +61,16 @@ class _LogitBiasLoss(nn.Module, ABC):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss; raise ValueError where logits and targets do not fit."""
-        classes = self._check(logits, targets)
+        self._check(logits, targets)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if self.exact_bias is not None:
                 if self._cached is None or (self._cached.dtype, self._cached.device) != (logits.dtype, logits.device):
                     self._cached = self.exact_bias.to(logits)
                 logits = logits + self._cached
-            return self._loss(logits, targets, classes)
+            return self._loss(logits, targets)
 
-    def _check(self, logits: Tensor, targets: Tensor) -> int:
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
         if logits.ndim != 2 or not logits.is_floating_point():
             raise ValueError(f"logits must be floating point [B, C], not {logits.dtype} of shape {tuple(logits.shape)}")
         batch, classes = logits.shape
@@ -82,10 +82,9 @@ class _LogitBiasLoss(nn.Module, ABC):
                 f"targets of shape {tuple(targets.shape)} do not fit logits [{batch}, {classes}]: "
                 "give class indices [B] as integers or soft targets [B, C] as floating point"
             )
-        return classes
 
     @abstractmethod
-    def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of logits that already carry the bias."""
 
 
@@ -95,7 +94,7 @@ class CrossEntropy(_LogitBiasLoss):
     def __init__(self) -> None:
         super().__init__()
 
-    def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if targets.is_floating_point():
             return F.cross_entropy(logits, targets.to(logits.dtype))
         # PyTorch would skip targets of -100 in silence; no class has the index given here.
@@ -108,11 +107,16 @@ class BinaryCrossEntropy(_LogitBiasLoss):
     def __init__(self) -> None:
         super().__init__()
 
-    def _loss(self, logits: Tensor, targets: Tensor, classes: int) -> Tensor:
-        soft = targets if targets.is_floating_point() else F.one_hot(targets.long(), classes)
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         # PyTorch's binary_cross_entropy_with_logits subtracts z from log sigmoid(z), and so loses the small terms of
         # the many classes that are rejected with confidence.
-        return -torch.lerp(F.logsigmoid(-logits), F.logsigmoid(logits), soft.to(logits.dtype)).sum() / len(logits)
+        if targets.is_floating_point():
+            return -torch.lerp(F.logsigmoid(-logits), F.logsigmoid(logits), targets.to(logits.dtype)).sum() / len(
+                logits
+            )
+        label = targets.long()[:, None]
+        rejected = logits.scatter(1, label, -logits.gather(1, label))  # each class's evidence against its target
+        return -F.logsigmoid(-rejected).sum() / len(logits)
 
 
 class BalancedCrossEntropy(CrossEntropy):
