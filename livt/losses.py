@@ -111,9 +111,8 @@ class BinaryCrossEntropy(_LogitBiasLoss):
         # PyTorch's binary_cross_entropy_with_logits subtracts z from log sigmoid(z), and so loses the small terms of
         # the many classes that are rejected with confidence.
         if targets.is_floating_point():
-            return -torch.lerp(F.logsigmoid(-logits), F.logsigmoid(logits), targets.to(logits.dtype)).sum() / len(
-                logits
-            )
+            terms = torch.lerp(F.logsigmoid(-logits), F.logsigmoid(logits), targets.to(logits.dtype))
+            return -terms.sum() / len(logits)
         label = targets.long()[:, None]
         rejected = logits.scatter(1, label, -logits.gather(1, label))  # each class's evidence against its target
         return -F.logsigmoid(-rejected).sum() / len(logits)
