@@ -34,15 +34,6 @@ every_loss = pytest.mark.parametrize("make", ALL, ids=ALL_IDS)
 balanced_loss = pytest.mark.parametrize("balanced", BALANCED, ids=["ce", "bce"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from threads, and waiting threads cost much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ------------------------------------------------------------------------------- reference (numpy float64)
 
 

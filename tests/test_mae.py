@@ -14,15 +14,6 @@ from livt.models import create_vit
 P = 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from threads, and waiting threads cost much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(image_size=16, size="pico", seed=0, width=24, depth=2, heads=3):
     torch.manual_seed(seed)
     encoder = create_vit(size, image_size, P, 0, global_pool="token")

@@ -20,15 +20,6 @@ SIZES = {  # width, depth, heads
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from threads, and waiting threads cost much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pico(image_size=16, patch_size=4, num_classes=5, seed=0, **options):
     torch.manual_seed(seed)
     return create_vit("pico", image_size, patch_size, num_classes, **options)

@@ -14,15 +14,6 @@ from torch import nn
 from livt.mae import load_mae_checkpoint
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from threads, and waiting threads cost much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Attention(nn.Module):
     def __init__(self, dim, heads):
         super().__init__()

@@ -11,15 +11,6 @@ from safetensors.torch import save_file
 from livt.models import create_vit, load_livt_checkpoint
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small gain nothing from threads, and waiting threads cost much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_state(grid, patch, width, depth, classes, seed=0):
     """Weights under the official names: no `norm`, but `fc_norm` behind the average pooling."""
     generator = torch.Generator().manual_seed(seed)
