@@ -18,6 +18,12 @@ TABLES = (
     "class_counts/places_lt",
     "datasets",
     "hyperparameters",
+    "official_logs/finetune_imagenet_lt_vitb224",
+    "official_logs/finetune_imagenet_lt_vitb384",
+    "official_logs/finetune_inat18_vitb224",
+    "official_logs/finetune_inat18_vitb384",
+    "official_logs/pretrain_imagenet_lt_vitb224",
+    "official_logs/pretrain_inat18_vitb128",
     "table1_recipes",
     "table2_imagenet_lt",
     "table3_inat18",
@@ -29,6 +35,8 @@ TABLES = (
 
 def published(table: str) -> pd.DataFrame:
     """Return one of the published ``TABLES``, percentages as printed. Raises ValueError for an unknown name.
+
+    Class counts and official logs are those of the released code (XuZhengzhuo/LiVT at 68546ef); epochs count from 0.
 
     >>> published("table5_loss_by_model_size").query("model == 'ViT-Base' and loss == 'Bal-BCE'").accuracy.item()
     60.9
