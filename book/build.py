@@ -69,8 +69,8 @@ def main() -> int:
             print(f"book: error: {source.name}: {error.ename}: {error.evalue}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("\nbook: interrupted; the same command goes on where it stopped", file=sys.stderr)
-            return 130
+            print("\nbook: interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+            os._exit(130)  # a clean exit would print the tracebacks of the notebook client's own tasks
 
     print("book: rendering the pages", flush=True)
     program = Path(sys.executable).with_name("jupyter-book")

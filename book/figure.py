@@ -26,8 +26,9 @@ def caption(runs: list[Record]) -> str:
     return (
         f"*Left: {len(runs)} runs on `{recipe.data.name}` ({len(counts)} classes, {max(counts)} to {min(counts)} "
         f"training images; a diamond is a seed), {about['device']}, commit {about['commit'][:10]}, records in "
-        f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* {verdict_sentence(results(runs))} "
-        "How much of the first is the slow start of plain BCE, the chapter on the ablation shows."
+        f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* "
+        f"{verdict_sentence(results(runs), chance=100 / len(counts))} Plain BCE starts slowly; the chapter on the "
+        "ablation shows when it leaves chance."
     )
 
 

@@ -239,7 +239,7 @@ def _find_file(name: str, candidates: tuple[str, ...]) -> Path:
             return folder / candidate
     raise DataError(
         f"{folder} holds neither {' nor '.join(candidates)}: put the data set {name!r} there, or set LIVT_DATA to the "
-        "folder that holds it; digits and digit_pairs need no folder"
+        "folder that holds it (data_prep/README.md shows the layout); digits and digit_pairs need no folder"
     )
 
 

@@ -106,6 +106,7 @@ def train_all(
         data_digest = data.digest
         run_id = store.id(recipe.stage("finetune"), data_digest)
         if store.is_finished(run_id):
+            store.load(run_id)  # a damaged run is named before anything trains
             continue
         stages[run_id] = ("finetune", recipe)
         if recipe.pretrain:

@@ -77,11 +77,14 @@ class _LogitBiasLoss(nn.Module, ABC):
         if self.exact_bias is not None and len(self.exact_bias) != classes:
             raise ValueError(f"logits have {classes} classes, class_counts has {len(self.exact_bias)}")
         soft = targets.is_floating_point()
-        if tuple(targets.shape) != ((batch, classes) if soft else (batch,)):
+        if batch == 0 or tuple(targets.shape) != ((batch, classes) if soft else (batch,)):
             raise ValueError(
-                f"targets of shape {tuple(targets.shape)} do not fit logits [{batch}, {classes}]: "
-                "give class indices [B] as integers or soft targets [B, C] as floating point"
+                f"{targets.dtype} targets of shape {tuple(targets.shape)} do not fit logits [{batch}, {classes}]: "
+                "give class indices [B] as integers or soft targets [B, C] as floating point, B at least 1"
             )
+        # Elsewhere the device raises its own error: to look at the values would make it wait.
+        if not soft and targets.device.type == "cpu" and not 0 <= targets.min() <= targets.max() < classes:
+            raise ValueError(f"targets must lie in 0 to {classes - 1}, found {targets.min()} to {targets.max()}")
 
     @abstractmethod
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def loss_ablation(measured: pd.DataFrame, published: Mapping[str, pd.DataFrame])
             sns.stripplot(
                 **shared, palette=["0.1"] * len(COLOURS), dodge=True, jitter=False, size=4, legend=False, marker="D"
             )
-        axis.set(title=title, xlabel="classes by number of training images", ylim=(0, 100))
+        axis.set(title=title, xlabel="classes by number of training images", ylim=(0, 103))
         handles, labels = axis.get_legend_handles_labels()
         if (legend := axis.get_legend()) is not None:
             legend.remove()
@@ -59,7 +59,7 @@ def convergence(curves: pd.DataFrame, chance: float) -> Figure:
     axis.axhline(chance, color="0.4", linewidth=1)
     last = curves.epoch.max()
     axis.annotate("chance", (last, chance), xytext=(0, 3), textcoords="offset points", ha="right", fontsize="small")
-    axis.set(xlabel="epoch of fine-tuning", ylabel="accuracy on the test split [%]", ylim=(0, 100))
+    axis.set(xlabel="epoch of fine-tuning", ylabel="accuracy on the test split [%]", ylim=(0, 102))
     handles, labels = axis.get_legend_handles_labels()
     names = [LOSS_NAMES[name] for name in labels]
     axis.legend(handles, names, title=None)

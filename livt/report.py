@@ -36,12 +36,21 @@ def _spread(e: Estimate) -> str:
     return "-" if e.n == 0 else f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f} ± {e.std:.1f}"
 
 
-def judge(measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS) -> pd.DataFrame:
-    """Return a row per claim, by its id: its number in points with the 95 % interval, the paper's, and the verdict."""
+def judge(
+    measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS, *, chance: float | None = None
+) -> pd.DataFrame:
+    """Return a row per claim, by its id: its number in points with the 95 % interval, the paper's, and the verdict.
+
+    ``chance`` is the accuracy of guessing, percent: a claim is inconclusive where no loss that it compares has a mean
+    accuracy above five times that, as nothing was learnt that could be compared.
+    """
     rows = {}
     for claim in claims:
         values, paper = claim.measured(measured), claim.published()
         e = estimate(values)
+        compared = measured[measured.loss.isin(list(claim.weights))].groupby("loss").accuracy.mean()
+        learnt = chance is None or compared.empty or compared.max() > 5 * chance
+        ruling = verdict(values, floor=claim.floor, threshold=claim.threshold)
         signs = [f"{'-' if weight < 0 else '+'} {LOSS_NAMES[loss]}" for loss, weight in claim.weights.items()]
         rows[claim.id] = {
             "points of accuracy": " ".join(signs).removeprefix("+ "),
@@ -50,7 +59,7 @@ def judge(measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS) -> pd.D
             "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
             "paper, by size": f"{paper.min():.1f} to {paper.max():.1f}",
             "threshold": claim.threshold,
-            "verdict": verdict(values, floor=claim.floor, threshold=claim.threshold),
+            "verdict": ruling if learnt or ruling == "not run" else "inconclusive",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -73,9 +82,14 @@ def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
     return {f"paper, {model} on ImageNet-LT, 1 seed": table[table.model == model] for model in models}
 
 
-def verdict_sentence(measured: pd.DataFrame) -> str:
-    """Return the answer in one Markdown sentence, computed from the runs."""
-    rows = judge(measured)
+def per_run(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run with its metrics as text, to one decimal, as the command line prints them."""
+    return measured.assign(**{metric: measured[metric].map("{:.1f}".format) for metric in METRICS})
+
+
+def verdict_sentence(measured: pd.DataFrame, *, chance: float | None = None) -> str:
+    """Return the answer in one Markdown sentence, computed from the runs; ``chance`` as for ``judge``."""
+    rows = judge(measured, chance=chance)
     parts = [
         f"{text} is {row['measured']} points (95 % interval {row['95 % interval']}; "
         f"paper {row['paper, by size']}): **{row['verdict']}**"

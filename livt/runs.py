@@ -277,7 +277,7 @@ class RunStore:
         if not path.is_dir():
             raise RunError(f"there is no run {run_id} in {self.root}")
         if not (path / "result.json").exists():
-            raise RunError(f"{path / 'result.json'} is missing: the run is not finished; train it again to resume it")
+            raise RunError(f"{path / 'result.json'} is missing: the run is not finished; train it again")
         remedy = f"the run is damaged; delete the folder {path} to train it anew"
 
         sealed = _read_json(path / "result.json", remedy)

@@ -15,6 +15,7 @@ from livt.report import (
     comparison,
     first_epoch_above,
     judge,
+    per_run,
     provenance,
     published_panels,
     verdict_sentence,
@@ -155,7 +156,7 @@ def synthetic(**accuracy: list[float]) -> pd.DataFrame:
         for loss, values in accuracy.items()
         for seed, value in enumerate(values)
     ]
-    return pd.DataFrame(rows)[COLUMNS]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def test_the_comparison_shows_mean_and_spread_beside_the_paper():
@@ -178,6 +179,12 @@ def test_verdicts_follow_the_runs():
     assert set(judge(bad).verdict) == {"not reproduced"}
     assert set(judge(synthetic(ce=[70.0])).verdict) == {"not run"}
     assert set(judge(good[good.seed < 2]).verdict) == {"inconclusive"}
+    untrained = synthetic(ce=[12, 13, 14], bal_ce=[12, 13, 14], bce=[1, 2, 3], bal_bce=[12.1, 13.1, 14.1])
+    assert set(judge(untrained).verdict) == {"reproduced"}
+    assert set(judge(untrained, chance=10).verdict) == {"inconclusive"}, "nothing was learnt that could be compared"
+    assert set(judge(good, chance=1).verdict) == {"reproduced"}
+    assert set(judge(synthetic(), chance=1).verdict) == {"not run"}
+    assert per_run(good).accuracy.tolist()[:2] == ["70.0", "71.0"]
     assert "Over 3 seeds" in verdict_sentence(good)
     assert verdict_sentence(bad).count("**not reproduced**") == 2
 

@@ -538,8 +538,14 @@ def test_casting_the_module_keeps_the_bias_exact():
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), BinaryCrossEntropy()])
 def test_no_target_is_skipped_in_silence(loss):
-    with pytest.raises((IndexError, RuntimeError)):
+    with pytest.raises(ValueError, match="targets must lie in 0 to 2, found -100 to 1"):
         loss(torch.randn(2, 3), torch.tensor([-100, 1]))
+    with pytest.raises(ValueError, match="targets must lie in 0 to 2, found 0 to 3"):
+        loss(torch.randn(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"torch.int64 targets of shape \(2, 3\) do not fit"):
+        loss(torch.randn(2, 3), torch.ones(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="B at least 1"):
+        loss(torch.randn(0, 3), torch.ones(0, dtype=torch.int64))
 
 
 def test_counts_may_be_a_tensor():
