@@ -53,7 +53,7 @@ def judge(
         ruling = verdict(values, floor=claim.floor, threshold=claim.threshold)
         signs = [f"{'-' if weight < 0 else '+'} {LOSS_NAMES[loss]}" for loss, weight in claim.weights.items()]
         rows[claim.id] = {
-            "points of accuracy": " ".join(signs).removeprefix("+ "),
+            "difference, in points": f"{' '.join(signs).removeprefix('+ ')}, {claim.metric}",
             "n": e.n,
             "measured": _spread(e),
             "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
