@@ -154,28 +154,14 @@ def _scores(result: dict) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from safetensors.torch import load_file
-
-    from livt.augment import Augment
-    from livt.data import load_dataset
-    from livt.evaluate import predict
-    from livt.finetune import create_classifier, summarize
-    from livt.runs import RunError, RunStore
+    from livt.finetune import stored_logits, summarize
+    from livt.runs import RunStore
 
     store = RunStore(options.runs)
     record = store.load(store.find(options.run))
-    if record.stage != "finetune":
-        raise ValueError(f"{record.id} is a pretraining run; evaluate a finetune run")
-    recipe = record.recipe
-    data = load_dataset(recipe.data)
-    if data.digest != record.environment["data_digest"]:
-        raise RunError(f"the data {recipe.data.name} has changed since {record.id}: its digest is {data.digest}")
-    vit = create_classifier(recipe)
-    vit.load_state_dict(load_file(store.weights(record.id)))
-    logits, labels = predict(
-        vit.to(_device(options.device)), data.evaluation, Augment(recipe.finetune.augment, data.mean, data.std)
-    )
-    print(f"{record.id} on the {recipe.data.evaluation} split: {_scores(summarize(logits, labels, data.class_counts))}")
+    logits, labels = stored_logits(record, store, device=_device(options.device))
+    scores = _scores(summarize(logits, labels, record.result["class_counts"]))
+    print(f"{record.id} on the {record.recipe.data.evaluation} split: {scores}")
     return 0
 
 

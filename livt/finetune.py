@@ -128,6 +128,23 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
     return store.load(run.id)
 
 
+def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return raw logits [N, C] and labels [N] of a fine-tuned run on its evaluation split, from its stored weights.
+
+    Raises ValueError for a pretraining run, RunError where the data have changed since the run.
+    """
+    if record.stage != "finetune":
+        raise ValueError(f"{record.id} is a pretraining run: it has no classifier")
+    recipe = record.recipe
+    data = load_dataset(recipe.data)
+    if data.digest != record.environment["data_digest"]:
+        raise RunError(f"the data {recipe.data.name} has changed since {record.id}: its digest is {data.digest}")
+    vit = create_classifier(recipe)
+    vit.load_state_dict(load_file(store.weights(record.id)))
+    augment = Augment(recipe.finetune.augment, data.mean, data.std)
+    return predict(vit.to(device), data.evaluation, augment)
+
+
 def summarize(logits: Tensor, labels: Tensor, class_counts: ArrayLike) -> dict[str, object]:
     """Return the metrics of logits [N, C] as JSON values, with per-class accuracies and the reliability diagram."""
     values = logits.double().numpy()

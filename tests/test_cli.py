@@ -117,7 +117,9 @@ def test_training_reports_both_stages_and_evaluation_agrees(capsys, store):
     assert status == 0
     scores = out.split(f"{fine}: ")[1].strip()
     assert evaluated.strip() == f"{fine} on the test split: {scores}"
-    assert run(capsys, "evaluate", pre, "--runs", str(store.root))[0] == 2
+    status, _, err = run(capsys, "evaluate", pre, "--runs", str(store.root))
+    assert status == 2
+    assert "is a pretraining run: it has no classifier" in err
 
 
 def test_runs_are_listed_shown_verified_and_promoted(capsys, store, tmp_path):
