@@ -49,7 +49,7 @@ def published(table: str) -> pd.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A claim about the losses, stated as a number before any run.
+    """A claim about the losses as a number, judged by limits that come from the paper and not from the runs.
 
     The number is the sum of ``weights[loss] * metric`` within one seed, in points. The claim's direction holds where
     the 95 % confidence interval over seeds lies above ``floor``; it is reproduced where the mean also reaches

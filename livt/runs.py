@@ -153,12 +153,12 @@ class OpenRun:
         self.config = config
         self.data_digest = data_digest
         self.metrics: list[dict[str, Any]] = []
-        _git_state()
         self._wall_time, self._clock = 0.0, time.monotonic()
         self.finished = (path / "result.json").exists()
         if self.finished:
             (path / "resume.pt").unlink(missing_ok=True)  # a kill may have come between the seal and this
             return
+        _git_state()  # now, while the code on disk is still the code that runs
         path.mkdir(parents=True, exist_ok=True)
         for leftover in path.glob(".*.tmp"):
             leftover.unlink()
