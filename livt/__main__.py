@@ -10,9 +10,17 @@ from livt import __version__
 
 # Heavy modules (torch, timm, pandas) are imported by the command that needs them: --help answers at once.
 
-RECIPE_NAMES = ("smoke", "digit_pairs", "tiny_imagenet_lt")
+RECIPE_NAMES = ("smoke", "digit_pairs", "digit_pairs_short", "tiny_imagenet_lt")
 PROFILE_NAMES = ("smoke", "cpu", "gpu")
-EXPERIMENT_NAMES = ("loss_ablation",)
+EXPERIMENT_NAMES = (
+    "loss_ablation",
+    "model_size",
+    "recipes_lt_vs_balanced",
+    "ablations",
+    "anatomy",
+    "equal_compute",
+    "paper_vs_code",
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -24,9 +24,11 @@ DATASETS = {
     "tiny_imagenet": (200, 64, 64),
     "tiny_imagenet_32": (200, 32, 32),
 }
-# name: (width, depth, heads); the last four as in the paper (Table 5), the first two for small images
+# name: (width, depth, heads); the last four as in the paper (Table 5), the others for small images
 MODEL_SIZES = {
+    "femto": (16, 2, 2),
     "pico": (32, 2, 2),
+    "micro": (64, 2, 4),
     "nano": (64, 4, 4),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -34,6 +36,7 @@ MODEL_SIZES = {
     "large": (1024, 24, 16),
 }
 LOSSES = ("ce", "bal_ce", "bce", "bal_bce")
+STARTS = ("zero", "uniform", "prior")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -209,7 +212,11 @@ class StageConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(StageConfig):
-    """MGP: a masked autoencoder on the training images, without labels (He et al., CVPR 2022)."""
+    """MGP: a masked autoencoder on the training images, without labels (He et al., CVPR 2022).
+
+    ``probes``: how many times the features are probed with labels, at equal distances from the start to the end of
+    training; the probes read and never train the encoder.
+    """
 
     beta2: float = 0.95
     mask_ratio: float = 0.75
@@ -217,9 +224,11 @@ class PretrainConfig(StageConfig):
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    probes: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.probes == 0 or self.probes >= 2, f"probes must be 0, or at least 2, not {self.probes}")
         _require(0 < self.mask_ratio < 1, f"mask_ratio must lie inside (0, 1), not {self.mask_ratio}")
         _require(min(self.decoder_depth, self.decoder_heads) >= 1, "decoder_depth and decoder_heads must be positive")
         _require(
@@ -230,14 +239,21 @@ class PretrainConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(StageConfig):
-    """BFT: the classifier, from the pretrained encoder or from scratch. ``tau`` scales a balanced loss's bias."""
+    """BFT: the classifier, from the pretrained encoder or from scratch. ``tau`` scales a balanced loss's bias.
+
+    ``start`` sets the bias of the untrained classifier. "zero", as the official code has it; "uniform" and "prior" give
+    every image the training probabilities 1/C, or the class priors. The bias is never decayed.
+    ``label_smoothing`` moves that share of each target to 1/C, or to the priors (``smoothing_target``).
+    """
 
     loss: str
     tau: float = 1.0
+    start: str = "zero"
     beta2: float = 0.99
     layer_decay: float = 0.75
     drop_path: float = 0.0
     label_smoothing: float = 0.0
+    smoothing_target: str = "uniform"
     mixup: float = 0.0
     cutmix: float = 0.0
 
@@ -249,6 +265,8 @@ class FinetuneConfig(StageConfig):
             self.tau == 1 or self.loss.startswith("bal_"),
             f"finetune.tau = {self.tau:g} has no effect on the plain loss {self.loss!r}",
         )
+        _require(self.start in STARTS, f"finetune.start {self.start!r} is not one of {', '.join(STARTS)}")
+        _require(self.smoothing_target in STARTS[1:], "finetune.smoothing_target must be 'uniform' or 'prior'")
         _require(0 < self.layer_decay <= 1, f"finetune.layer_decay must lie in (0, 1], not {self.layer_decay}")
         _require(0 <= self.drop_path < 1, f"finetune.drop_path must lie in [0, 1), not {self.drop_path}")
         _require(0 <= self.label_smoothing < 1, "finetune.label_smoothing must lie in [0, 1)")

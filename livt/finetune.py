@@ -4,22 +4,31 @@ Shapes: ``B`` batch, ``C`` classes. Images are uint8 [B, 3, H, W] until augmenta
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from safetensors.torch import load_file
-from timm.data.mixup import Mixup, mixup_target
+from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from livt.augment import Augment, one_cpu_thread, seed_everything
 from livt.config import FinetuneConfig, Recipe
 from livt.data import batches, check_fit, load_dataset
 from livt.evaluate import predict
-from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
-from livt.metrics import evaluate_logits, reliability, softmax
+from livt.losses import (
+    BalancedBinaryCrossEntropy,
+    BalancedCrossEntropy,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    balanced_bce_bias,
+    balanced_ce_bias,
+    start_bias,
+)
+from livt.metrics import Metrics, evaluate_logits, reliability, softmax
 from livt.models import LoadReport, create_vit, load_encoder
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
 from livt.runs import Record, RunError, RunStore
@@ -62,16 +71,28 @@ def load_pretrained(
     return run_id, load_encoder(vit, encoder)
 
 
-def create_mixer(settings: FinetuneConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return a function of images [B, 3, H, W] and labels [B] that mixes them and gives soft targets [B, C]."""
-    if settings.mixup or settings.cutmix:
-        return Mixup(
-            mixup_alpha=settings.mixup,
-            cutmix_alpha=settings.cutmix,
-            label_smoothing=settings.label_smoothing,
-            num_classes=num_classes,
-        )
-    return lambda images, labels: (images, mixup_target(labels, num_classes, 1.0, settings.label_smoothing))
+def create_mixer(
+    settings: FinetuneConfig, class_counts: ArrayLike
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return a function of images [B, 3, H, W] and labels [B] that mixes them and gives targets for a loss.
+
+    Soft targets [B, C] where the settings mix or smooth, else the labels as they are.
+    """
+    if not (settings.mixup or settings.cutmix or settings.label_smoothing):
+        return lambda images, labels: (images, labels)
+    counts = torch.as_tensor(np.asarray(class_counts))
+    share, classes = settings.label_smoothing, len(counts)
+    towards = counts / counts.sum() if settings.smoothing_target == "prior" else torch.full((classes,), 1 / classes)
+    mixup = Mixup(settings.mixup, settings.cutmix, label_smoothing=0.0, num_classes=classes)
+
+    def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if settings.mixup or settings.cutmix:
+            images, targets = mixup(images, labels)
+        else:
+            targets = one_hot(labels, classes).to(torch.float32)
+        return images, torch.lerp(targets, towards.to(targets), share)
+
+    return mix
 
 
 def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
@@ -95,11 +116,14 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         seed_everything(recipe.seed, STAGE, 0)
         vit = create_classifier(recipe, drop_path=settings.drop_path)
         source, report = load_pretrained(vit, recipe, store, data.digest) if recipe.pretrain else (None, None)
+        start = start_bias(settings.loss, settings.start, data.class_counts, settings.tau)
+        with torch.no_grad():
+            vit.head.bias.copy_(start)
         vit = vit.to(on)
         optimizer = create_optimizer(vit, settings, settings.layer_decay)
         run.restore(vit, optimizer)
         criterion = create_loss(settings, data.class_counts).to(on)
-        mix = create_mixer(settings, data.num_classes)
+        mix = create_mixer(settings, data.class_counts)
         augment, train = Augment(settings.augment, data.mean, data.std), data.train.to(on)
 
         def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -116,13 +140,21 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
                 losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
             check_finite(vit, f"the end of epoch {epoch + 1} of {run.id}")
             scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
-            row = {k: v for k, v in dataclasses.asdict(scores).items() if k != "per_class"}
-            row |= {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
+            row = _scores(scores) | {
+                "epoch": epoch + 1,
+                "lr": max(lr for _, lr in schedule),
+                "train_loss": sum(losses) / steps,
+            }
             run.save(vit, optimizer, row)
 
         # ---------------------------------------------------------------- the last epoch is the result
         logits, labels = predict(vit, data.evaluation, augment)
         result = summarize(logits, labels, data.class_counts)
+        if not settings.loss.startswith("bal_"):
+            bias_of = balanced_bce_bias if settings.loss == "bce" else balanced_ce_bias
+            adjusted = evaluate_logits(logits.double() - bias_of(data.class_counts), labels, data.class_counts)
+            result["posthoc"] = _scores(adjusted)
+        result["share_to_95"] = share_to(0.95, run.metrics)
         result |= {"pretrain_run": source, "fresh": report.fresh if report else None}
         run.finish(vit.state_dict(), result, settings.epochs * steps * settings.batch_size, on)
     return store.load(run.id)
@@ -143,6 +175,17 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
     vit.load_state_dict(load_file(store.weights(record.id)))
     augment = Augment(recipe.finetune.augment, data.mean, data.std)
     return predict(vit.to(device), data.evaluation, augment)
+
+
+def share_to(level: float, rows: Sequence[Mapping[str, float]]) -> float:
+    """Return the share of training, percent, after which accuracy first reached ``level`` times its last value."""
+    reached = [row["accuracy"] >= level * rows[-1]["accuracy"] for row in rows]
+    return 100 * (reached.index(True) + 1) / len(rows)
+
+
+def _scores(metrics: Metrics) -> dict[str, float]:
+    """Return the metrics over all classes and over each group, without those of single classes."""
+    return {k: v for k, v in dataclasses.asdict(metrics).items() if k != "per_class"}
 
 
 def summarize(logits: Tensor, labels: Tensor, class_counts: ArrayLike) -> dict[str, object]:

@@ -47,6 +47,20 @@ def balanced_bce_bias(class_counts: ArrayLike) -> Tensor:
     return counts.log() - (before + after).log()
 
 
+def start_bias(loss: str, start: str, class_counts: ArrayLike, tau: float = 1.0) -> Tensor:
+    """Return the bias of an untrained classifier, float64 [C], for a ``start`` of "zero", "uniform" or "prior".
+
+    loss: "ce", "bal_ce", "bce" or "bal_bce". With "uniform" and "prior", scores of zero and the bias of a balanced loss
+    add up to training probabilities of 1/C, or of the class priors. A softmax has the former at zero.
+    """
+    counts = torch.from_numpy(check_class_counts(class_counts))
+    bias_of = balanced_bce_bias if loss.endswith("bce") else balanced_ce_bias
+    if start == "zero":
+        return torch.zeros(len(counts), dtype=torch.float64)
+    wanted = bias_of(counts if start == "prior" else torch.ones_like(counts))
+    return wanted - tau * bias_of(counts) if loss.startswith("bal_") else wanted
+
+
 class _LogitBiasLoss(nn.Module, ABC):
     """A loss on ``logits + tau * bias``; without class counts, on the logits as they are."""
 

@@ -12,6 +12,7 @@ from livt.data import batches, check_fit, load_dataset
 from livt.mae import MaskedAutoencoder
 from livt.models import create_vit
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
+from livt.probes import probe
 from livt.runs import Record, RunStore
 
 STAGE = 1  # keeps the random numbers of the two stages apart
@@ -35,6 +36,12 @@ def pretrain_settings(recipe: Recipe) -> PretrainConfig:
     if recipe.pretrain is None:
         raise ValueError("this recipe trains from scratch: it has no pretraining stage")
     return recipe.pretrain
+
+
+def probe_epochs(settings: PretrainConfig) -> set[int]:
+    """Return the epochs after which the features are probed; the first of ``settings.probes`` comes before training."""
+    parts = settings.probes - 1
+    return {round(settings.epochs * i / parts) for i in range(1, parts + 1)} if settings.probes else set()
 
 
 def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
@@ -63,8 +70,10 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         def loss_of(images: Tensor) -> Tensor:
             return mae(augment(images), settings.mask_ratio, normalize_targets=settings.normalize_targets).loss
 
-        # ---------------------------------------------------------------- train
+        # ---------------------------------------------------------------- train, probe the features now and then
         mae.train()
+        probed = probe_epochs(settings)
+        untrained = probe(mae.encoder, data, augment) if settings.probes and not run.metrics else None
         for epoch in run.epochs(settings.epochs, progress):
             seed_everything(recipe.seed, STAGE, 1 + epoch)
             losses, schedule = [], epoch_schedule(settings, epoch, steps)
@@ -73,6 +82,10 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
                 losses.append(take_step(optimizer, loss_of, (images,), lr=lr, settings=settings, where=where))
             check_finite(mae, f"the end of epoch {epoch + 1} of {run.id}")
             row = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
+            if epoch + 1 in probed:
+                row["probe"] = probe(mae.encoder, data, augment)
+            if untrained and not epoch:
+                row["probe_untrained"] = untrained
             run.save(mae, optimizer, row)
 
         # ---------------------------------------------------------------- seal

@@ -1,67 +1,143 @@
 """What a notebook shows: tables beside the published numbers, verdicts, provenance; and a check of its parameters."""
 
 import ast
+import base64
 import contextlib
-from collections.abc import MutableMapping, Sequence
+import json
+from collections.abc import Mapping, MutableMapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from livt.experiments import METRICS
-from livt.paper import LOSS_CLAIMS, LOSS_NAMES, Claim, Estimate, estimate, published, verdict
+from livt.experiments import COLUMNS, METRICS
+from livt.paper import LOSS_NAMES, Contrast, Estimate, claims, estimate, overall, published, verdict
 from livt.runs import Record
+
+
+Show = Literal["mean", "spread", "interval"]
+
+
+def number(
+    measured: pd.DataFrame,
+    weights: Mapping[str, float] | str,
+    metric: str,
+    *,
+    show: Show = "spread",
+    digits: int = 1,
+    signed: bool = False,
+) -> str:
+    """Return a measured number as HTML that names the runs behind it, so that the book's build can check it.
+
+    measured: rows as from ``results``. ``weights``: the number is the sum of ``weights[arm] * metric`` within one seed;
+    a single arm's name stands for weight 1. ``show``: the mean over seeds, the mean ± standard deviation ("spread"), or
+    the 95 % Student-t interval of the mean. ``-`` stands for nothing measured.
+    """
+    weights = {weights: 1} if isinstance(weights, str) else weights
+    rows = measured[measured.arm.isin(list(weights))].set_index(["seed", "arm"]).sort_index()
+    values, terms = [], [(weight, arm, []) for arm, weight in weights.items()]
+    for seed in sorted(measured.seed.unique()):
+        if all((seed, arm) in rows.index for arm in weights):
+            values.append(sum(w * rows.at[(seed, arm), metric] for arm, w in weights.items()))
+            for _, arm, ids in terms:
+                ids.append(rows.at[(seed, arm), "run"])
+    data = []
+    for weight, arm, ids in terms:
+        parts = rows.xs(arm, level="arm").part.unique() if ids else [""]
+        data.append([weight, f"{parts[0]}.{metric}" if parts[0] else metric, ids])
+    text = _text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)
+    attributes = {"data-terms": json.dumps(data, separators=(",", ":")), "data-show": show}
+    attributes |= {"data-digits": str(digits)} if digits != 1 else {}
+    attributes |= {"data-signed": "true"} if signed else {}
+    written = " ".join(f"{name}='{value}'" for name, value in attributes.items())
+    return f"<span {written}>{text}</span>"
+
+
+def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str:
+    form = f"{'+' if signed else ''}.{digits}f"
+    if e.n == 0 or (show == "interval" and e.n == 1):
+        return "-"
+    if show == "interval":
+        return f"{e.low:{form}} to {e.high:{form}}"
+    return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
+
+
+def table(frame: pd.DataFrame, caption: str = "", csv: pd.DataFrame | None = None, name: str = "table") -> str:
+    """Return a frame of text as an HTML table, its cells taken as HTML, with a link that downloads ``csv``.
+
+    ``csv`` None downloads nothing; ``name`` is the file's name without its ending.
+    """
+    body = frame.to_html(escape=False, classes="livt-measured", border=0, na_rep="-")
+    if caption:
+        body = body.replace(">", f"><caption>{caption}</caption>", 1)
+    return f'<div class="livt-table">{body}</div>' + ("" if csv is None else download(csv, name))
+
+
+def download(frame: pd.DataFrame, name: str) -> str:
+    """Return a link, as HTML, that downloads the frame as ``<name>.csv``; the page itself holds the data."""
+    content = base64.b64encode(frame.to_csv(index=False).encode()).decode()
+    link = f'<a class="livt-download" download="{name}.csv" href="data:text/csv;base64,{content}">'
+    return f'<p class="livt-download">{link}Download {name}.csv</a> ({len(frame)} rows)</p>'
 
 
 def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT-Base")) -> pd.DataFrame:
     """Return mean ± standard deviation over seeds by loss, each beside Table 5's rows for ``models``.
 
-    measured: as from ``results``. Index: loss and source; columns: the metrics, percent, as text.
+    measured: as from ``results``, with the losses as arms. Index: loss and source; columns: the metrics, as HTML.
     """
     table = published("table5_loss_by_model_size")
+    columns = METRICS[:6]
     rows = {}
     for loss, name in LOSS_NAMES.items():
-        runs = measured[measured.loss == loss]
-        found = {metric: estimate(runs[metric].dropna()) for metric in METRICS}
-        rows[name, f"measured, {len(runs)} seeds"] = {m: _spread(e) for m, e in found.items()}
+        seeds = (measured.arm == loss).sum()
+        rows[name, f"measured, {seeds} seeds"] = {m: number(measured, loss, m) for m in columns}
         for model in models:
             row = table[(table.model == model) & (table.loss == name)].iloc[0]
-            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in METRICS}
+            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in columns}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
     return frame
 
 
-def _spread(e: Estimate) -> str:
-    return "-" if e.n == 0 else f"{e.mean:.1f}" if e.n == 1 else f"{e.mean:.1f} ± {e.std:.1f}"
+def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: float | None = None) -> pd.DataFrame:
+    """Return a row per contrast, by its label: its number with the 95 % interval, the paper's, and the verdict.
 
-
-def judge(
-    measured: pd.DataFrame, claims: Sequence[Claim] = LOSS_CLAIMS, *, chance: float | None = None
-) -> pd.DataFrame:
-    """Return a row per claim, by its id: its number in points with the 95 % interval, the paper's, and the verdict.
-
-    ``chance`` is the accuracy of guessing, percent: a claim is inconclusive where no loss that it compares has a mean
+    ``chance`` is the accuracy of guessing, percent: a contrast is inconclusive where no arm that it compares has a mean
     accuracy above five times that, as nothing was learnt that could be compared.
     """
     rows = {}
-    for claim in claims:
-        values, paper = claim.measured(measured), claim.published()
-        e = estimate(values)
-        compared = measured[measured.loss.isin(list(claim.weights))].groupby("loss").accuracy.mean()
+    for contrast in contrasts:
+        e = estimate(contrast.measured(measured))
+        compared = measured[measured.arm.isin(list(contrast.weights))].groupby("arm").accuracy.mean()
         learnt = chance is None or compared.empty or compared.max() > 5 * chance
-        ruling = verdict(values, floor=claim.floor, threshold=claim.threshold)
-        signs = [f"{'-' if weight < 0 else '+'} {LOSS_NAMES[loss]}" for loss, weight in claim.weights.items()]
-        rows[claim.id] = {
-            "difference, in points": f"{' '.join(signs).removeprefix('+ ')}, {claim.metric}",
+        ruling = verdict(contrast.measured(measured), floor=contrast.floor, threshold=contrast.threshold)
+        lowest, highest = min(contrast.published), max(contrast.published)
+        rows[contrast.label] = {
             "n": e.n,
-            "measured": _spread(e),
-            "95 % interval": "-" if e.n < 2 else f"{e.low:.1f} to {e.high:.1f}",
-            "paper, by size": f"{paper.min():.1f} to {paper.max():.1f}",
-            "threshold": claim.threshold,
+            "measured": number(measured, contrast.weights, contrast.metric),
+            "95 % interval": number(measured, contrast.weights, contrast.metric, show="interval"),
+            "paper": f"{lowest:.1f}" if lowest == highest else f"{lowest:.1f} to {highest:.1f}",
+            "floor": f"{contrast.floor:.1f}",
+            "threshold": f"{contrast.threshold:.1f}",
             "verdict": ruling if learnt or ruling == "not run" else "inconclusive",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def ledger(
+    found: Mapping[str, pd.DataFrame], sizes: Sequence[str], *, chance: float | None = None
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return, for each claim by its id, the verdict and the judged contrasts behind it.
+
+    ``found``: rows as from ``results`` for each experiment that was run at one scale; ``sizes``: that scale's model
+    sizes, smallest first. Nothing but rows can change a verdict.
+    """
+    verdicts = {}
+    for claim in claims(sizes):
+        runs = found.get(claim.experiment or "", pd.DataFrame(columns=COLUMNS))
+        judged = judge(runs, claim.contrasts, chance=chance)
+        verdicts[claim.id] = overall(judged.verdict.tolist() if len(judged) else []), judged
+    return verdicts
 
 
 def first_epoch_above(curves: pd.DataFrame, accuracy: float) -> pd.DataFrame:
@@ -83,19 +159,28 @@ def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 
 def per_run(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run with its metrics as text, to one decimal, as the command line prints them."""
-    return measured.assign(**{metric: measured[metric].map("{:.1f}".format) for metric in METRICS})
+    """Return a row per run with its metrics as HTML that names the run, to one decimal as the command line prints them."""
+    rows = []
+    for i in range(len(measured)):
+        one = measured.iloc[[i]]
+        row = {name: one[name].iloc[0] for name in ("arm", "seed")}
+        row |= {metric: number(one, row["arm"], metric) for metric in METRICS[:6]}
+        rows.append({**row, "run": one.run.iloc[0]})
+    return pd.DataFrame(rows)
 
 
 def verdict_sentence(measured: pd.DataFrame, *, chance: float | None = None) -> str:
-    """Return the answer in one Markdown sentence, computed from the runs; ``chance`` as for ``judge``."""
-    rows = judge(measured, chance=chance)
-    parts = [
-        f"{text} is {row['measured']} points (95 % interval {row['95 % interval']}; "
-        f"paper {row['paper, by size']}): **{row['verdict']}**"
-        for text, row in (("Bal-BCE minus BCE", rows.loc["C5"]), ("Bal-BCE minus Bal-CE", rows.loc["C6"]))
-    ]
-    return f"Over {rows.loc['C5', 'n']} seeds, {'; '.join(parts)}."
+    """Return the ablation's answer in one Markdown sentence, computed from the runs; ``chance`` as for ``judge``."""
+    ledger = {claim.id: claim.contrasts[0] for claim in claims() if claim.id in ("C5", "C6")}
+    parts, seeds = [], 0
+    for contrast in ledger.values():
+        row = judge(measured, [contrast], chance=chance).iloc[0]
+        seeds = row["n"]
+        parts.append(
+            f"{contrast.label} is {row['measured']} points (95 % interval {row['95 % interval']}; "
+            f"paper {row['paper']}): **{row['verdict']}**"
+        )
+    return f"Over {seeds} seeds, {'; '.join(parts)}."
 
 
 def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
