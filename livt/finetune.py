@@ -140,12 +140,8 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
                 losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
             check_finite(vit, f"the end of epoch {epoch + 1} of {run.id}")
             scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
-            row = _scores(scores) | {
-                "epoch": epoch + 1,
-                "lr": max(lr for _, lr in schedule),
-                "train_loss": sum(losses) / steps,
-            }
-            run.save(vit, optimizer, row)
+            about = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
+            run.save(vit, optimizer, _scores(scores) | about)
 
         # ---------------------------------------------------------------- the last epoch is the result
         logits, labels = predict(vit, data.evaluation, augment)

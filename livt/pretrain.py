@@ -3,6 +3,8 @@
 Shapes: ``B`` batch. Images are uint8 [B, 3, H, W] until augmentation.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,8 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
                 losses.append(take_step(optimizer, loss_of, (images,), lr=lr, settings=settings, where=where))
             check_finite(mae, f"the end of epoch {epoch + 1} of {run.id}")
-            row = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
+            row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": sum(losses) / steps}
+            row["lr"] = max(lr for _, lr in schedule)
             if epoch + 1 in probed:
                 row["probe"] = probe(mae.encoder, data, augment)
             if untrained and not epoch:

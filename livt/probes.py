@@ -58,9 +58,10 @@ def linear_scores(
 
 
 def probe(encoder: VisionTransformer, data: Dataset, augment: Augment) -> dict[str, float]:
-    """Return accuracy, many, medium and few of both probes on the evaluation split, percent: ``knn_*``, ``linear_*``."""
+    """Return accuracy, many, medium, few of both probes on the evaluation split: ``knn_*``, ``linear_*``, percent."""
     train, evaluation = (features(encoder, split, augment) for split in (data.train, data.evaluation))
-    labels, row = data.train.labels.cpu(), {}
+    labels = data.train.labels.cpu()
+    row: dict[str, float] = {}
     for name, scores_of in (("knn", knn_scores), ("linear", linear_scores)):
         scores = scores_of(train, labels, evaluation, data.num_classes)
         found = evaluate_logits(scores, data.evaluation.labels, data.class_counts)

@@ -14,7 +14,6 @@ from livt.experiments import COLUMNS, METRICS
 from livt.paper import LOSS_NAMES, Contrast, Estimate, claims, estimate, overall, published, verdict
 from livt.runs import Record
 
-
 Show = Literal["mean", "spread", "interval"]
 
 
@@ -35,7 +34,8 @@ def number(
     """
     weights = {weights: 1} if isinstance(weights, str) else weights
     rows = measured[measured.arm.isin(list(weights))].set_index(["seed", "arm"]).sort_index()
-    values, terms = [], [(weight, arm, []) for arm, weight in weights.items()]
+    values: list[float] = []
+    terms: list[tuple[float, str, list[str]]] = [(weight, arm, []) for arm, weight in weights.items()]
     for seed in sorted(measured.seed.unique()):
         if all((seed, arm) in rows.index for arm in weights):
             values.append(sum(w * rows.at[(seed, arm), metric] for arm, w in weights.items()))
@@ -159,7 +159,7 @@ def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 
 def per_run(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per run with its metrics as HTML that names the run, to one decimal as the command line prints them."""
+    """Return a row per run with its metrics as HTML that names the run, to one decimal, as the command line does."""
     rows = []
     for i in range(len(measured)):
         one = measured.iloc[[i]]
