@@ -2,11 +2,12 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from livt import plots
+from livt import experiments, plots
 from livt.experiments import results
 from livt.report import published_panels, verdict_sentence
 from livt.runs import Record, dump_json, read_promoted, sha256
@@ -16,8 +17,10 @@ README = BOOK.parent / "README.md"
 
 
 def promoted_runs() -> list[Record]:
-    """Return the promoted fine-tuning runs."""
-    return [record for record in read_promoted(BOOK / "results").values() if record.stage == "finetune"]
+    """Return the promoted runs of the loss ablation at profile cpu."""
+    arms = set(experiments.arms("loss_ablation", "cpu").values())
+    records = read_promoted(BOOK / "results").values()
+    return [r for r in records if r.stage == "finetune" and replace(r.recipe, seed=0) in arms]
 
 
 def caption(runs: list[Record]) -> str:

@@ -13,7 +13,8 @@ def test_a_recipe_survives_json(make):
 
 
 def test_profiles_are_recipes():
-    assert set(PROFILES.values()) <= set(RECIPES.values())
+    made = {make() for make in RECIPES.values()}
+    assert {recipe for profile in PROFILES.values() for recipe in (profile.main, profile.sweep)} <= made
 
 
 def test_recipes_state_command_hardware_and_score():
@@ -51,7 +52,7 @@ def test_recipes_state_command_hardware_and_score():
         ("finetune.augment", "3", "augment must be AugmentConfig"),
         ("pretrain.decoder_heads", "3", "multiple of 4 x decoder_heads"),
         ("model.patch_size", "3", "image size 8 x 8 is not a multiple"),
-        ("model.size", "huge", "not one of pico"),
+        ("model.size", "huge", "not one of femto"),
         ("data.name", "imagenet", "not one of digits"),
         ("data.imbalance_factor", "1000", "between 1 and data.max_count"),
         ("data.max_count", "null", "go together"),

@@ -21,11 +21,14 @@ FLOORS = {
     "models": 2,
     "mae": 3,
     "evaluate": 3,
+    "probes": 3,
     "pretrain": 4,
     "finetune": 4,
     "experiments": 5,
     "report": 6,
     "plots": 6,
+    "interactive": 6,
+    "provenance": 6,
     "__main__": 6,
 }
 # Within floor 0, metrics speaks of shot groups: the one sideways step.

@@ -228,15 +228,21 @@ def test_losses_by_recipe_name(name, kind):
 
 def test_targets_are_one_hot_smoothed_or_mixed():
     labels, images = torch.arange(4), torch.rand(4, 3, 8, 8)
-    plain = create_mixer(smoke().finetune, 5)(images.clone(), labels)
+    counts = [50, 20, 15, 10, 5]
+
+    def targets(**changes):
+        overrides = {f"finetune.{name}": value for name, value in changes.items()}
+        return create_mixer(with_overrides(smoke(), overrides).finetune, counts)(images.clone(), labels)
+
+    plain, one_hot = targets(), torch.nn.functional.one_hot(labels, 5).float()
     assert torch.equal(plain[0], images)
-    assert torch.equal(plain[1], torch.nn.functional.one_hot(labels, 5).float())
-    smooth = create_mixer(with_overrides(smoke(), {"finetune.label_smoothing": 0.1}).finetune, 5)(images, labels)[1]
-    torch.testing.assert_close(smooth, plain[1] * 0.9 + 0.02)
+    assert torch.equal(plain[1], labels), "hard labels stay hard: the losses are faster with them"
+    torch.testing.assert_close(targets(label_smoothing=0.1)[1], one_hot * 0.9 + 0.02)
+    towards = torch.tensor(counts) / 100
+    smooth = targets(label_smoothing=0.1, smoothing_target="prior")[1]
+    torch.testing.assert_close(smooth, one_hot * 0.9 + 0.1 * towards)
     np.random.seed(0)
-    mixed_images, mixed = create_mixer(with_overrides(smoke(), {"finetune.mixup": 0.8}).finetune, 5)(
-        images.clone(), labels
-    )
+    mixed_images, mixed = targets(mixup=0.8)
     share = mixed[0, 0].item()
     assert 0 < share < 1
     torch.testing.assert_close(mixed[0], torch.tensor([share, 0, 0, 1 - share, 0]))
