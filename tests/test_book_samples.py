@@ -1,0 +1,126 @@
+"""The prose chapters of the book: their Python samples run, their commands parse, their statements fit the recipes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from livt.__main__ import build_parser
+from livt.config import with_overrides
+from livt.paper import published
+from livt.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "book").glob("*.md"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"python -m livt ([^`\n&]+)")
+
+
+def blocks(language):
+    """Return (chapter and line, text) of every fenced block of a language."""
+    found = []
+    for path in CHAPTERS:
+        text = path.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            if match[1] == language:
+                found.append((f"{path.name}:{text.count(chr(10), 0, match.start()) + 1}", match[2]))
+    return found
+
+
+def commands():
+    """Return (chapter, arguments) of every complete command; "reproduce" alone is a mention."""
+    return [
+        (path.name, arguments)
+        for path in CHAPTERS
+        for command in COMMAND.findall(path.read_text(encoding="utf-8").replace("\\\n", ""))
+        if len(arguments := shlex.split(command)) > 1
+    ]
+
+
+def run(source, name):
+    exec(compile(source, name, "exec"), {"__name__": "sample"})
+
+
+def test_there_are_samples_and_commands():
+    chapters = {name.partition(":")[0] for name, _ in blocks("python")}
+    assert chapters == {"use_the_loss.md", "rerun.md"}
+    assert len(blocks("python")) >= 12
+    assert len(commands()) >= 12
+
+
+@pytest.mark.parametrize(("name", "source"), [pytest.param(*block, id=block[0]) for block in blocks("python")])
+def test_sample_runs(name, source, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LIVT_RUNS", str(tmp_path))
+    torch.manual_seed(0)
+    run(source, name)
+
+
+def test_a_wrong_sample_fails():
+    name, source = next(block for block in blocks("python") if "def bal_bce" in block[1])
+    with pytest.raises(AssertionError):
+        run(source.replace("n.log() - (n.sum() - n).log()", "n.log()"), name)
+
+
+@pytest.mark.parametrize(("chapter", "arguments"), commands())
+def test_command_parses(chapter, arguments):
+    if "--help" in arguments:
+        with pytest.raises(SystemExit, match="0"):
+            build_parser().parse_args(arguments)
+        return
+    options = build_parser().parse_args(arguments)
+    if options.command in ("pretrain", "finetune"):
+        with_overrides(RECIPES[options.recipe](), dict(item.split("=", 1) for item in options.set))
+
+
+def test_the_recipes_take_the_sides_that_the_chapter_names():
+    for name, warmup, batches, smoothing, drop_path in (
+        ("digit_pairs", (1.5, 30), (128, 128), 0.0, 0.0),
+        ("digit_pairs_short", (1.5, 15), (128, 128), 0.0, 0.0),
+        ("tiny_imagenet_lt", (10, 100), (1024, 512), 0.1, 0.1),
+    ):
+        recipe = RECIPES[name]()
+        tuned = recipe.finetune
+        assert (tuned.warmup_epochs, tuned.epochs) == warmup
+        assert (tuned.beta2, tuned.layer_decay, tuned.tau, tuned.start) == (0.99, 0.75, 1, "zero")
+        assert (recipe.pretrain.batch_size, tuned.batch_size) == batches
+        assert (tuned.label_smoothing, tuned.drop_path) == (smoothing, drop_path)
+    assert RECIPES["tiny_imagenet_lt"]().finetune.base_lr == 1e-3
+
+
+def test_prose_quotes_the_published_tables():
+    """The differences that the chapters state, from the tables that the package ships."""
+    table = published("table5_loss_by_model_size")
+    tables = {
+        metric: table.pivot(index="model", columns="loss", values=metric)
+        for metric in ("accuracy", "many", "few", "ece")
+    }
+
+    def change(metric, of, to):
+        sizes = ["ViT-Tiny", "ViT-Small", "ViT-Base", "ViT-Large"]
+        return (tables[metric][of] - tables[metric][to]).reindex(sizes).round(1).tolist()
+
+    story = (ROOT / "book" / "story.md").read_text(encoding="utf-8")
+    for metric, of, to in (
+        ("accuracy", "CE", "BCE"),
+        ("accuracy", "Bal-BCE", "BCE"),
+        ("few", "Bal-BCE", "BCE"),
+        ("accuracy", "Bal-BCE", "Bal-CE"),
+        ("ece", "Bal-BCE", "BCE"),
+    ):
+        values = [abs(value) for value in change(metric, of, to)]
+        assert re.search(r"\D+".join(map(re.escape, map(str, values))), story), (metric, of, to, values)
+    many, few = change("many", "Bal-BCE", "Bal-CE"), change("few", "Bal-CE", "Bal-BCE")
+    for chapter in ("story.md", "use_the_loss.md"):
+        text = " ".join((ROOT / "book" / chapter).read_text(encoding="utf-8").split())
+        assert f"{min(many)} to {max(many)}" in text
+        assert f"{min(few)} to {max(few)}" in text
+
+    deviations = (ROOT / "book" / "paper_vs_code.md").read_text(encoding="utf-8")
+    for log in ("imagenet_lt_vitb224", "imagenet_lt_vitb384", "inat18_vitb224", "inat18_vitb384"):
+        accuracy: pd.Series = published(f"official_logs/finetune_{log}").test_acc1
+        assert f"| {accuracy.max():.2f} | {accuracy.iloc[-1]:.2f} |" in deviations, log
+    assert published("official_logs/pretrain_imagenet_lt_vitb224").train_lr.max() == pytest.approx(6e-4, rel=1e-3)
