@@ -1,24 +1,32 @@
-"""Draw the figure of the README from the promoted records, and write the caption that says where it comes from."""
+"""Draw the figures of README and landing page from the promoted records, and the caption that says whence they come."""
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from livt import experiments, plots
 from livt.experiments import results
-from livt.report import published_panels, verdict_sentence
+from livt.paper import LOSS_NAMES
+from livt.recipes import PROFILES
+from livt.report import plain, published_panels, verdict_sentence
 from livt.runs import Record, dump_json, read_promoted, sha256
 
 BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"
+STEPS = {"uniform": "start at 1/C", "prior": "start at the prior", "removed": "prior removed at test"}
+STEP_COLOURS = ("#999999", "#009E73", "#CC79A7")
 
 
-def promoted_runs() -> list[Record]:
-    """Return the promoted runs of the loss ablation at profile cpu."""
-    arms = set(experiments.arms("loss_ablation", "cpu").values())
+def promoted_runs(experiment: str = "loss_ablation") -> list[Record]:
+    """Return the promoted fine-tuning runs of an experiment at profile cpu."""
+    arms = set(experiments.arms(experiment, "cpu").values())
     records = read_promoted(BOOK / "results").values()
     return [r for r in records if r.stage == "finetune" and replace(r.recipe, seed=0) in arms]
 
@@ -30,25 +38,81 @@ def caption(runs: list[Record]) -> str:
         f"*Left: {len(runs)} runs on `{recipe.data.name}` ({len(counts)} classes, {max(counts)} to {min(counts)} "
         f"training images; a diamond is a seed), {about['device']}, commit {about['commit'][:10]}, records in "
         f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* "
-        f"{verdict_sentence(results(runs), chance=100 / len(counts))} Plain BCE starts slowly; the chapter on the "
-        "ablation shows when it leaves chance."
+        f"{plain(verdict_sentence(results(runs), chance=100 / len(counts)))} Plain BCE starts slowly; the chapter on "
+        "what Bal-BCE really does takes its gain apart."
     )
 
 
-def fingerprint(runs: list[Record]) -> str:
-    """Return a digest of the numbers that the figure draws; the figure's file carries it."""
+def fingerprint(runs: Iterable[Record]) -> str:
+    """Return a digest of the numbers that a figure draws; the figure's file carries it."""
     return sha256(dump_json({run.id: run.result for run in runs}))
 
 
-def main() -> int:
-    runs = promoted_runs()
-    plots.use_style()
+def story(ablation: pd.DataFrame, plain: pd.DataFrame, posthoc: pd.DataFrame) -> Figure:
+    """Draw the losses here and in the paper, and the steps from BCE to Bal-BCE at each length of fine-tuning.
+
+    ablation: rows of the loss ablation. plain, posthoc: rows of the anatomy, as trained and after the bias was removed.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), width_ratios=(1, 1, 1.25), layout="constrained")
+    (paper,) = published_panels(["ViT-Base"]).values()
+    for axis, title, frame in ((axes[0], "this book", ablation), (axes[1], "the paper, ViT-Base", paper)):
+        _bars(axis, frame)
+        axis.set(title=title, ylim=(0, 103), xlabel="test classes")
+    axes[0].set_ylabel("accuracy [%]")
+    handles, labels = axes[0].get_legend_handles_labels()
+    _steps(axes[2], plain, posthoc)
+    figure.legend(handles, labels, loc="outside lower left", ncols=4)
+    handles, labels = axes[2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower right", ncols=4)
+    return figure
+
+
+def _bars(axis: Axes, frame: pd.DataFrame) -> None:
+    for i, (loss, name) in enumerate(LOSS_NAMES.items()):
+        rows = frame[frame.loss == loss]
+        for j, metric in enumerate(("accuracy", "few")):
+            x = j + (i - 1.5) * 0.2
+            style = {"color": plots.COLOURS[loss], "edgecolor": "0.25", "label": name if j == 0 else None}
+            axis.bar(x, rows[metric].mean(), 0.19, **style)
+            axis.plot([x] * len(rows), rows[metric], "D", color="0.1", markersize=3.5 if len(rows) > 1 else 0)
+    axis.set_xticks([0, 1], ["all", "few-shot"])
+    axis.grid(axis="x", visible=False)
+
+
+def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
+    profile = PROFILES["cpu"]
+    size = profile.sweep.model.size
+    for i, epochs in enumerate(profile.lengths):
+        arm = f"{size}/{epochs}/bce, {{}} start".format
+        means = [plain[plain.arm == arm(start)].accuracy.mean() for start in ("zero", "uniform", "prior")]
+        means.append(posthoc[posthoc.arm == arm("prior")].accuracy.mean())
+        axis.barh(i, means[0], 0.6, color=plots.COLOURS["bce"], edgecolor="0.25", label="BCE" if i == 0 else None)
+        for low, high, colour, name in zip(means[:-1], means[1:], STEP_COLOURS, STEPS.values(), strict=True):
+            label = f"+ {name}" if i == 0 else None
+            axis.barh(i, high - low, 0.6, left=low, color=colour, edgecolor="0.25", label=label)
+        axis.annotate(f"{means[-1]:.0f}", (means[-1], i), xytext=(4, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(profile.lengths)), [str(epochs) for epochs in profile.lengths])
+    axis.set(title="from BCE to Bal-BCE", xlabel="accuracy on all classes [%]", xlim=(0, 108))
+    axis.set_ylabel("epochs of fine-tuning")
+    axis.grid(axis="y", visible=False)
+
+
+def save(figure: Figure, name: str, runs: Iterable[Record]) -> None:
     plt.rcParams["svg.hashsalt"] = "livt"
-    figure = plots.loss_ablation(results(runs), published_panels(["ViT-Tiny", "ViT-Base"]))
-    figure.savefig(BOOK / "_static" / "loss_ablation.svg", metadata={"Date": None, "Description": fingerprint(runs)})
+    figure.savefig(BOOK / "_static" / name, metadata={"Date": None, "Description": fingerprint(runs)})
+
+
+def main() -> int:
+    plots.use_style()
+    ablation, anatomy = promoted_runs(), promoted_runs("anatomy")
+    panels = published_panels(["ViT-Tiny", "ViT-Base"])
+    save(plots.loss_ablation(results(ablation), panels), "loss_ablation.svg", ablation)
+    arms = {k: v for k, v in experiments.arms("anatomy", "cpu").items() if v.finetune.loss == "bce"}
+    steps = [results(anatomy, arms, part) for part in ("", "posthoc")]
+    save(story(results(ablation), *steps), "story.svg", [*ablation, *anatomy])
     text = README.read_text()
     marked = re.compile(r"<!-- caption -->\n.*?<!-- /caption -->", re.S)
-    README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(runs)}\n<!-- /caption -->", text))
+    README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(ablation)}\n<!-- /caption -->", text))
     return 0
 
 

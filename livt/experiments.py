@@ -226,11 +226,12 @@ def records(recipes: Sequence[Recipe], store: RunStore) -> list[Record]:
 def results(
     runs: Iterable[Record], arms: Mapping[str, Recipe] | None = None, part: Literal["", "posthoc"] = ""
 ) -> pd.DataFrame:
-    """Return one tidy row per run and arm that it belongs to, in the order of the arms; percentages, nan for an empty
-    group.
+    """Return one tidy row per run and arm that it belongs to, in the order of the arms.
+
+    Values are percentages, nan for an empty group.
 
     ``arms`` None takes the loss as the arm. Runs of no arm are left out. ``part`` "posthoc" gives the metrics of plain
-    losses after their balanced bias was taken from the logits at test.
+    losses after their balanced bias was taken from the logits at test; a run of a balanced loss has none.
     """
     names: dict[Recipe, list[str]] = {}
     for name, recipe in (arms or {}).items():
@@ -238,7 +239,9 @@ def results(
     rows = []
     for run in runs:
         recipe = run.recipe
-        found = run.result[part] if part else run.result
+        found = run.result.get(part) if part else run.result
+        if found is None:
+            continue
         for arm in names.get(replace(recipe, seed=0), []) if arms else [recipe.finetune.loss]:
             about = {"arm": arm, "loss": recipe.finetune.loss, "size": recipe.model.size, "seed": recipe.seed}
             rows.append({**about, **{name: found.get(name) for name in METRICS}, "part": part, "run": run.id})

@@ -4,6 +4,7 @@ import ast
 import base64
 import contextlib
 import json
+import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -60,6 +61,11 @@ def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str
     if show == "interval":
         return f"{e.low:{form}} to {e.high:{form}}"
     return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
+
+
+def plain(text: str) -> str:
+    """Return text without its HTML tags, for where only Markdown is read."""
+    return re.sub(r"</?span[^>]*>", "", text)
 
 
 def table(frame: pd.DataFrame, caption: str = "", csv: pd.DataFrame | None = None, name: str = "table") -> str:
