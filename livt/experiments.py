@@ -141,8 +141,11 @@ def equal_compute(profile: Profile) -> dict[str, Recipe]:
 
 
 def paper_vs_code(profile: Profile) -> dict[str, Recipe]:
-    """Bal-BCE by the paper's settings, and with each setting in which the released runs differ."""
-    base = with_overrides(profile.sweep, {"finetune.loss": "bal_bce"})
+    """Bal-BCE by the paper's settings, and with each setting in which the released runs differ.
+
+    The paper states no label smoothing, so its arm has none.
+    """
+    base = with_overrides(profile.sweep, {"finetune.loss": "bal_bce", "finetune.label_smoothing": 0.0})
     changes: dict[str, dict[str, Any]] = {
         "paper": {},
         "half the warm-up": {"finetune.warmup_epochs": base.finetune.warmup_epochs / 2},
@@ -171,10 +174,11 @@ def _pretraining(recipe: Recipe) -> PretrainConfig:
 
 
 @cache
-def equal_compute_epochs(recipe: Recipe) -> int:
-    """Return the epochs of training from scratch that cost what both stages of the recipe cost.
+def flops_per_image(recipe: Recipe) -> tuple[int, int]:
+    """Return the floating-point operations of one image's step in pretraining and in fine-tuning.
 
-    Compute is counted in floating-point operations of matrix products, forward and backward, by PyTorch's own counter.
+    Counted are matrix products, forward and backward, by PyTorch's own counter. Raises ValueError for a recipe without
+    pretraining.
     """
     settings = _pretraining(recipe)
     with torch.device("meta"):
@@ -183,8 +187,13 @@ def equal_compute_epochs(recipe: Recipe) -> int:
         mae(image, settings.mask_ratio).loss.backward()
     with FlopCounterMode(display=False) as supervised:
         vit(image).sum().backward()
-    ratio = pretraining.get_total_flops() / supervised.get_total_flops()
-    return recipe.finetune.epochs + round(settings.epochs * ratio)
+    return pretraining.get_total_flops(), supervised.get_total_flops()
+
+
+def equal_compute_epochs(recipe: Recipe) -> int:
+    """Return the epochs of training from scratch that cost what both stages of the recipe cost."""
+    pretraining, supervised = flops_per_image(recipe)
+    return recipe.finetune.epochs + round(_pretraining(recipe).epochs * pretraining / supervised)
 
 
 def arms(experiment: str, profile: str) -> dict[str, Recipe]:

@@ -31,8 +31,8 @@ FLOORS = {
     "provenance": 6,
     "__main__": 6,
 }
-# Within floor 0, metrics speaks of shot groups: the one sideways step.
-SIDEWAYS = {("metrics", "longtail")}
+# Steps sideways: metrics speaks of shot groups, and what moves on a page has the colours of the figures.
+SIDEWAYS = {("metrics", "longtail"), ("interactive", "plots")}
 ROOT = Path(livt.__file__).parent
 
 
