@@ -286,7 +286,7 @@ def train_all(
     jobs = jobs if device == "cpu" else 1
     stages: dict[str, tuple[str, Recipe]] = {}
     follows: dict[str, list[str]] = {}
-    for recipe in recipes:
+    for recipe in dict.fromkeys(recipes):
         data = load_dataset(recipe.data)
         check_fit(recipe, data)
         data_digest = data.digest
