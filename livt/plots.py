@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from livt.paper import LOSS_NAMES
+from livt.paper import LOSS_NAMES, estimate
 
 # Okabe and Ito's palette, told apart also in grey by their order of lightness.
 COLOURS = {"ce": "#0072B2", "bal_ce": "#56B4E9", "bce": "#D55E00", "bal_bce": "#E69F00"}
@@ -63,4 +63,31 @@ def convergence(curves: pd.DataFrame, chance: float) -> Figure:
     handles, labels = axis.get_legend_handles_labels()
     names = [LOSS_NAMES[name] for name in labels]
     axis.legend(handles, names, title=None)
+    return figure
+
+
+def forest(measured: pd.DataFrame, rows: Mapping[str, str], base: str) -> Figure:
+    """Draw each arm's accuracy minus that of ``base``, a panel per shot group: mean, 95 % interval, each seed a dot.
+
+    measured: columns arm, seed and the metrics. ``rows``: arm to its label. What can be told from zero is filled.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(9, 2.2 + 0.62 * len(rows)), sharey=True, layout="constrained")
+    for axis, (metric, title) in zip(axes.flat, METRIC_NAMES.items(), strict=True):
+        wide = measured.pivot(index="seed", columns="arm", values=metric)
+        axis.axvline(0, color="0.25", linewidth=1)
+        for y, arm in enumerate(rows):
+            values = (wide[arm] - wide[base]).dropna()
+            e = estimate(values)
+            if e.n == 0:
+                continue
+            clear = e.n > 1 and (e.low > 0 or e.high < 0)
+            if e.n > 1:
+                colour = COLOURS["ce"] if clear else "0.6"
+                axis.plot([e.low, e.high], [y, y], color=colour, linewidth=3, solid_capstyle="butt")
+            axis.plot(values, [y + 0.22] * e.n, "o", color="0.35", markersize=3, alpha=0.8)
+            axis.plot(e.mean, y, "D", color=COLOURS["ce"] if clear else "white", markeredgecolor="0.1", markersize=6)
+        axis.set(title=f"{title} classes", ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(range(len(rows)), list(rows.values()))
+    figure.supxlabel("difference in test accuracy [points]")
     return figure

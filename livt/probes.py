@@ -50,7 +50,8 @@ def linear_scores(
     """
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     x, z = (torch.cat(((f - mean) / std, torch.ones(len(f), 1)), 1).double() for f in (train, evaluation))
-    weight = (1.0 / torch.bincount(labels, minlength=num_classes).clamp(min=1))[labels].double()[:, None]  # [N, 1]
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weight = 1 / counts[labels][:, None]  # [N, 1]
     penalty = torch.full((x.shape[1],), ridge * weight.sum().item(), dtype=torch.float64)
     penalty[-1] = 0.0
     gram = x.T @ (weight * x) + penalty.diag()  # [D + 1, D + 1]

@@ -212,7 +212,7 @@ def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
         )
     table = pd.DataFrame(rows)
     common = [c for c in table if len(table) > 1 and c != "seed" and table[c].nunique() == 1]
-    line = "; ".join(f"{column}: {table[column].iloc[0]}" for column in common)
+    line = "; ".join(f"{column}: {table[column].iloc[0]}" for column in common if table[column].iloc[0] != "-")
     return line, table.drop(columns=common)
 
 
