@@ -70,9 +70,10 @@ class Contrast:
     def measured(self, runs: pd.DataFrame) -> pd.Series:
         """Return the number for each seed of a frame with columns arm, seed and the metrics.
 
-        A seed that lacks one of the arms drops out.
+        A seed that lacks one of the arms drops out. Raises ValueError where two rows are of one arm and seed.
         """
-        table = runs.pivot_table(index="seed", columns="arm", values=self.metric).reindex(columns=list(self.weights))
+        rows = runs[runs.arm.isin(list(self.weights))]
+        table = rows.pivot(index="seed", columns="arm", values=self.metric).reindex(columns=list(self.weights))
         return (table * pd.Series(self.weights, dtype=float)).sum(axis=1, skipna=False).dropna()
 
 

@@ -31,10 +31,13 @@ def number(
 
     measured: rows as from ``results``. ``weights``: the number is the sum of ``weights[arm] * metric`` within one seed;
     a single arm's name stands for weight 1. ``show``: the mean over seeds, the mean ± standard deviation ("spread"), or
-    the 95 % Student-t interval of the mean. ``-`` stands for nothing measured.
+    the 95 % Student-t interval of the mean. ``-`` stands for nothing measured. Raises ValueError where two rows are of
+    one arm and seed.
     """
     weights = {weights: 1} if isinstance(weights, str) else weights
     rows = measured[measured.arm.isin(list(weights))].set_index(["seed", "arm"]).sort_index()
+    if rows.index.has_duplicates:
+        raise ValueError(f"two runs of one arm and seed: {rows.index[rows.index.duplicated()][0]}")
     values: list[float] = []
     terms: list[tuple[float, str, list[str]]] = [(weight, arm, []) for arm, weight in weights.items()]
     for seed in sorted(measured.seed.unique()):
@@ -73,7 +76,9 @@ def table(frame: pd.DataFrame, caption: str = "", csv: pd.DataFrame | None = Non
 
     ``csv`` None downloads nothing; ``name`` is the file's name without its ending.
     """
-    body = frame.to_html(escape=False, classes="livt-measured", border=0, na_rep="-")
+    body = frame.to_html(escape=False, classes="livt-measured", border=0, na_rep="-", index_names=False)
+    for level in frame.index.names:  # pandas leaves the corner empty, or gives the names a row of their own
+        body = body.replace("<th></th>", f"<th>{level}</th>" if level else "<td></td>", 1)
     if caption:
         body = body.replace(">", f"><caption>{caption}</caption>", 1)
     return f'<div class="livt-table">{body}</div>' + ("" if csv is None else download(csv, name))

@@ -1,0 +1,322 @@
+"""Where the book's numbers come from, as pages: the table of all runs, and the summary of the claims ledger.
+
+Functions of records and frames that return HTML or frames; nothing here trains or reads a file.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from livt import experiments
+from livt.config import Recipe
+from livt.paper import VERDICTS, Claim
+from livt.runs import STAGES, Record
+
+# A verdict's sign, so that colour is not needed to tell them apart.
+SIGNS = dict(zip(VERDICTS, "●◐✕?–", strict=True))
+# What a chapter that the ledger names is called in a link.
+CHAPTERS = {
+    "benchmarks": "the leaderboards",
+    "calibration": "calibration",
+    "convergence": "convergence",
+    "loss_ablation": "the loss ablation",
+    "model_size": "model size",
+    "recipes_lt_vs_balanced": "three recipes",
+}
+CURVE = ("train_loss", "accuracy", "many", "medium", "few", "ece")
+Arms = Mapping[str, Mapping[str, Recipe]]
+
+STYLE = """
+<style>
+.livt-all-runs-box { max-height: 80vh; overflow: auto; margin-bottom: 0.75rem; }
+.livt-all-runs { border-collapse: separate; border-spacing: 0; font-size: 0.77rem; line-height: 1.35; }
+.livt-all-runs :is(th, td) {
+  padding: 0.3rem 0.8rem 0.3rem 0; text-align: left; vertical-align: top; font-weight: normal; white-space: nowrap;
+}
+.livt-all-runs tbody :is(th, td) { border-bottom: 1px solid var(--pst-color-border, #ccc); }
+.livt-all-runs thead th { position: sticky; top: 0; font-weight: bold; background: var(--pst-color-background, #fff); }
+.livt-all-runs .livt-right { text-align: right; }
+.livt-all-runs .livt-wrapped { white-space: normal; min-width: 11rem; }
+.livt-all-runs tr { scroll-margin-top: 5rem; }
+.livt-all-runs tr:target > * {
+  box-shadow: inset 0 2px var(--pst-color-primary, #0a7d91), inset 0 -2px var(--pst-color-primary, #0a7d91);
+}
+.livt-all-runs code { font-size: inherit; }
+.livt-all-runs svg { display: block; overflow: visible; }
+@media print { .livt-all-runs-box { max-height: none; overflow: visible; } }
+</style>
+"""
+# The field exists where the script runs; without it the table is whole.
+FILTER = """
+<script>
+(() => {
+  const table = document.getElementById("livt-all-runs");
+  const rows = [...table.tBodies[0].rows].map((row) => [row, row.textContent.toLowerCase()]);
+  const label = document.createElement("label");
+  const field = document.createElement("input");
+  const count = document.createElement("span");
+  field.type = "search";
+  field.placeholder = "anatomy, seed 1";
+  field.style.margin = "0 0.5rem";
+  count.setAttribute("role", "status");
+  label.append("Only runs with: ", field);
+  const filter = () => {
+    const words = field.value.toLowerCase().split(",").map((word) => word.trim());
+    for (const [row, text] of rows) row.hidden = !words.every((word) => text.includes(word));
+    count.textContent = `${rows.filter(([row]) => !row.hidden).length} of ${rows.length} runs`;
+  };
+  field.addEventListener("input", filter);
+  window.addEventListener("hashchange", () => { field.value = ""; filter(); });
+  filter();
+  table.parentElement.before(label, count);
+})();
+</script>
+"""
+
+
+def signed(verdict: str) -> str:
+    """Return a verdict as HTML with its sign, which a screen reader skips."""
+    sign = f'<span aria-hidden="true">{SIGNS[verdict]}</span>'
+    return f'<span class="livt-verdict" style="white-space: nowrap">{sign} {verdict}</span>'
+
+
+def matched(records: Iterable[Record], names: Iterable[str], profile: str) -> dict[str, pd.DataFrame]:
+    """Return the rows of each named experiment of a profile, from the records that are of its recipes and no others.
+
+    Raises ValueError where two records are of one arm and one seed: a verdict may not depend on which is taken.
+    """
+    runs = [run for run in records if run.stage == "finetune"]
+    found = {}
+    for name in names:
+        rows = experiments.results(runs, experiments.arms(name, profile))
+        twice = rows[rows.duplicated(["arm", "seed"], keep=False)]
+        if len(twice):
+            first = twice[(twice.arm == twice.arm.iloc[0]) & (twice.seed == twice.seed.iloc[0])]
+            raise ValueError(
+                f"{name}, arm {first.arm.iloc[0]!r}, seed {first.seed.iloc[0]} has more than one run: "
+                f"{', '.join(first.run)}; keep one"
+            )
+        found[name] = rows
+    return found
+
+
+def ledger_summary(ledger: Sequence[Claim], verdicts: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the ledger as an HTML table: a row per claim, a column per scale, a link to the chapter.
+
+    verdicts: by scale, then by the claim's id; a claim that a scale lacks is "not run". The links are those of a page
+    in the folder of the chapters.
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("claim", "statement", *verdicts, "chapter"))
+    rows = []
+    for claim in ledger:
+        cells = "".join(f"<td>{signed(found.get(claim.id, 'not run'))}</td>" for found in verdicts.values())
+        link = f'<a href="{claim.chapter}.html">{CHAPTERS[claim.chapter]}</a>'
+        rows.append(
+            f'<tr><th scope="row"><a href="claims.html#claim-{claim.id}">{claim.id}</a></th>'
+            f'<td class="livt-statement">{escape(claim.statement)}</td>{cells}<td>{link}</td></tr>'
+        )
+    body = "\n".join(rows)
+    return (
+        '<div class="livt-table" role="region" aria-label="The claims ledger" tabindex="0" style="overflow-x: auto">\n'
+        '<table class="table livt-ledger" style="font-size: 0.85rem">\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """Return how many claims have each verdict, as text: "2 reproduced, 1 not run"."""
+    found = list(verdicts)
+    return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found) or "no claims"
+
+
+def run_links(ids: Iterable[str]) -> str:
+    """Return links to rows of the page of runs, as HTML."""
+    return ", ".join(f'<a href="runs.html#{run}"><code>{run}</code></a>' for run in ids)
+
+
+def settings(recipe: Recipe, stage: str = "finetune") -> dict[str, Any]:
+    """Return what decides the run of a stage, by dotted path, without the seed; ``pretrain`` None from scratch."""
+    flat: dict[str, Any] = {}
+
+    def walk(values: Mapping[str, Any], path: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{path}{key}.")
+            else:
+                flat[path + key] = value
+
+    left_out = {"format", "stage", "seed"}
+    walk({key: value for key, value in recipe.stage(stage).items() if key not in left_out}, "")
+    return flat
+
+
+def differences(recipe: Recipe, base: Recipe, stage: str = "finetune") -> str:
+    """Return the settings in which a recipe differs from another, as text; "none" stands for a missing value."""
+    own, other = settings(recipe, stage), settings(base, stage)
+    if recipe.pretrain is None:
+        other = {key: value for key, value in other.items() if not key.startswith("pretrain.")}
+    changed = {key: value for key, value in own.items() if key not in other or other[key] != value}
+    return ", ".join(f"{key} = {_written(value)}" for key, value in changed.items())
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def owners(arms: Arms) -> dict[Recipe, dict[str, list[str]]]:
+    """Return, for each recipe at seed 0, the arms it is in each experiment. ``arms``: by experiment, then by arm."""
+    found: dict[Recipe, dict[str, list[str]]] = {}
+    for experiment, recipes in arms.items():
+        for arm, recipe in recipes.items():
+            found.setdefault(replace(recipe, seed=0), {}).setdefault(experiment, []).append(arm)
+    return found
+
+
+def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFrame:
+    """Return a row per run: what it is for, how its recipe differs from ``base``, what made it, and its result.
+
+    A pretraining run names the experiments of the fine-tuning runs among ``records`` that start from it.
+    """
+    uses = owners(arms)
+    tuned = [run for run in records if run.stage == "finetune"]
+    starts: dict[str, list[Record]] = {}
+    for run in tuned:
+        starts.setdefault(run.result.get("pretrain_run") or "", []).append(run)
+    rows = []
+    for run in records:
+        about = run.environment
+        if run.stage == "finetune":
+            used = uses.get(replace(run.recipe, seed=0), {})
+        else:
+            ids: dict[str, set[str]] = {}
+            for follower in starts.get(run.id, []):
+                for experiment in uses.get(replace(follower.recipe, seed=0), {}):
+                    ids.setdefault(experiment, set()).add(follower.id)
+            used = {experiment: [f"start of {len(own)}"] for experiment, own in ids.items()}
+        recipe = next((r.recipe for r in (run, *starts.get(run.id, [])) if r.stage == "finetune"), None)
+        rows.append(
+            {
+                "run": run.id,
+                "stage": run.stage,
+                "used by": "; ".join(f"{experiment}: {', '.join(names)}" for experiment, names in used.items()),
+                "differs": differences(recipe, base, run.stage) if recipe else "",
+                "seed": run.config["seed"],
+                "pretrained by": run.result.get("pretrain_run"),
+                "epochs": len(run.metrics),
+                "accuracy": run.result.get("accuracy"),
+                "training loss": run.metrics[-1]["train_loss"],
+                "seconds": about["wall_time_s"],
+                "images per second": about["images_per_second"],
+                "commit": f"{about['commit'][:10]}{', changed' if about['dirty'] else ''}" if about["commit"] else "",
+                "data digest": about["data_digest"],
+                "hardware": f"{about['device']}, threads: {about['threads']}",
+                "Python": about["python"],
+                **{name: version for name, version in about["packages"].items() if version},
+                "finished": about["finished"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run and epoch with its training loss and, for fine-tuning, metrics, to three decimals."""
+    rows = [
+        {"run": run.id, "epoch": row["epoch"], **{name: row.get(name) for name in CURVE}}
+        for run in records
+        for row in run.metrics
+    ]
+    frame = pd.DataFrame(rows, columns=["run", "epoch", *CURVE])
+    return frame.astype(dict.fromkeys(CURVE, float)).round(3)
+
+
+def shared_settings(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what all rows of ``runs_frame`` have in common about how they were made, by name."""
+    columns = [c for c in frame.columns[frame.columns.get_loc("commit") :] if c != "finished"] if len(frame) else []
+    return {name: str(frame[name].iloc[0]) for name in columns if frame[name].nunique(dropna=False) == 1}
+
+
+def sparkline(values: Sequence[float], text: str, *, top: float) -> str:
+    """Return a small curve as inline SVG, from 0 at the bottom to ``top``; ``text`` says it in words."""
+    width, height = 90, 22
+    step = width / max(1, len(values) - 1)
+    points = " ".join(f"{i * step:.0f},{height * (1 - value / (top or 1)):.0f}" for i, value in enumerate(values))
+    line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.2"/>'
+    base = f'<path d="M0 {height}H{width}" stroke="currentColor" stroke-opacity=".35"/>'
+    return f'<svg width="{width}" height="{height}" role="img" aria-label="{escape(text)}">{base}{line}</svg>'
+
+
+def curve(run: Record) -> str:
+    """Return a run's learning curve as inline SVG: accuracy from 0 to 100 %, or training loss from 0 to its largest."""
+    metric, name = ("accuracy", "accuracy, %") if run.stage == "finetune" else ("train_loss", "training loss")
+    values = [row[metric] for row in run.metrics]
+    top = 100.0 if run.stage == "finetune" else max(values)
+    digits = 1 if run.stage == "finetune" else 3
+    text = f"{name}: {values[0]:.{digits}f} after epoch 1, {values[-1]:.{digits}f} after epoch {len(values)}"
+    return sparkline(values, text, top=top)
+
+
+def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[str, str]) -> str:
+    """Return the table of all runs as HTML: an anchor per run, a sticky header, a field that filters.
+
+    frame: ``runs_frame`` of the records. numbers: the result of each run as HTML, by its id: accuracy, or the
+    loss of a pretraining. What all rows have in
+    common is left to ``shared_settings``.
+    """
+    shared = shared_settings(frame)
+    varies = [c for c in frame.columns[frame.columns.get_loc("commit") :] if c not in shared and c != "finished"]
+    columns = {
+        "run": "text",
+        "seed": "number",
+        "accuracy [%]": "number",
+        "learning curve": "none",
+        "used by": "text",
+        "differs from the main recipe": "text",
+        "loss of MGP": "number",
+        "seconds": "number",
+        "images/s": "number",
+        **dict.fromkeys(varies, "text"),
+    }
+    rows = []
+    for run, (_, row) in zip(records, frame.iterrows(), strict=True):
+        source = row["pretrained by"]
+        after = f'<br>after <a href="#{source}"><code>{source}</code></a>' if isinstance(source, str) else ""
+        score, loss = (numbers[run.id] if run.stage == stage else "-" for stage in STAGES[::-1])
+        cells = [
+            f'<td class="livt-right" data-sort="{row["seed"]}"><span hidden>seed </span>{row["seed"]}</td>',
+            f'<td class="livt-right">{score}</td>',
+            f"<td>{curve(run)}</td>",
+            f'<td class="livt-wrapped">{escape(row["used by"]).replace("; ", "<br>")}</td>',
+            f"<td>{escape(row['differs']).replace(', ', '<br>') or '-'}</td>",
+            f'<td class="livt-right">{loss}</td>',
+            f'<td class="livt-right">{row["seconds"]:.1f}</td>',
+            f'<td class="livt-right">{row["images per second"]:.0f}</td>',
+            *(f"<td>{escape(str(row[name]))}</td>" for name in varies),
+        ]
+        rows.append(f'<tr id="{run.id}"><th scope="row"><code>{run.id}</code>{after}</th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col" data-kind="{kind}">{escape(name)}</th>' for name, kind in columns.items())
+    body = "\n".join(rows)
+    return (
+        f'{STYLE}<div class="livt-all-runs-box" role="region" aria-label="All runs" tabindex="0">\n'
+        f'<table class="livt-all-runs livt-sortable" id="livt-all-runs">\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>{FILTER}"
+    )
+
+
+def reproduction(records: Iterable[Record], promoted: Mapping[str, Record]) -> pd.DataFrame:
+    """Return a row per fine-tuning run that was promoted too: both accuracies and the difference, largest first.
+
+    ``trained anew`` is False where the promoted record is a copy of the very run, which repeats nothing.
+    """
+    columns = ["run", "here", "promoted", "difference", "trained anew", "hardware here", "hardware promoted"]
+    rows = []
+    for run in records:
+        if run.stage == "finetune" and run.id in promoted:
+            kept = promoted[run.id]
+            here, there = run.result["accuracy"], kept.result["accuracy"]
+            made_on = [record.environment["device"] for record in (run, kept)]
+            rows.append([run.id, here, there, here - there, run.environment != kept.environment, *made_on])
+    frame = pd.DataFrame(rows, columns=columns).astype({"trained anew": bool})
+    return frame.sort_values("difference", key=abs, ascending=False, kind="stable", ignore_index=True)

@@ -1,0 +1,459 @@
+"""The claims ledger: a verdict follows from records alone, and the limits from the published tables alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from scipy import stats
+
+from livt.experiments import COLUMNS, METRICS
+from livt.paper import VERDICTS, claims, published
+from livt.report import judge, ledger, number
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+SIZES = ("femto", "pico", "micro")
+CLAIMS = {claim.id: claim for claim in claims(SIZES)}
+TESTED = sorted(id for id, claim in CLAIMS.items() if claim.contrasts)
+CHANCE = 1.0
+
+
+def frame(values, seeds=(0, 1, 2), accuracy=60.0):
+    """Return rows as from ``results``: ``values`` gives each arm's metrics, one number or one per seed."""
+    rows = []
+    for arm, metrics in values.items():
+        for i, seed in enumerate(seeds):
+            row = dict.fromkeys(METRICS, accuracy) | {
+                name: value[i] if isinstance(value, list) else value for name, value in metrics.items()
+            }
+            loss = arm.rpartition("/")[2]
+            rows.append({"arm": arm, "loss": loss, "size": "", "seed": seed, **row, "part": "", "run": f"{arm}-{seed}"})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def rows_for(claim, values, seeds=(0, 1, 2), accuracy=60.0):
+    """Return rows in which the claim's first contrast (for C12: each) has ``values``, one per seed."""
+    arms = dict.fromkeys((arm for c in claim.contrasts for arm in c.weights), None)
+    if claim.id == "C12":  # each step of size gains the value
+        level = {arm: i for i, arm in enumerate(f"{size}/bal_bce" for size in SIZES)}
+        return frame({a: {"accuracy": [30 + level[a] * v for v in values]} for a in level}, seeds)
+    contrast = claim.contrasts[0]
+    first, weight = next(iter(contrast.weights.items()))
+    metrics = {arm: {contrast.metric: [30.0] * len(values)} for arm in arms}
+    others = sum(w for arm, w in contrast.weights.items() if arm != first)
+    metrics[first] = {contrast.metric: [(v - others * 30.0) / weight for v in values]}
+    return frame(metrics, seeds, accuracy)
+
+
+def found(claim, rows, *, chance=CHANCE):
+    return ledger({claim.experiment: rows}, SIZES, chance=chance)[claim.id]
+
+
+# ------------------------------------------------------------------------------------------------ the ledger itself
+
+
+def test_twelve_claims_with_pages_and_limits_in_order():
+    assert [claim.id for claim in claims()] == [f"C{i}" for i in range(1, 13)]
+    for claim in claims():
+        assert (NOTEBOOKS / f"{claim.chapter}.ipynb").exists(), claim.chapter
+        assert bool(claim.contrasts) == bool(claim.experiment) == (not claim.reason)
+        assert claim.evidence
+        assert claim.limit
+        for contrast in claim.contrasts:
+            assert contrast.floor < contrast.threshold
+            assert contrast.threshold in contrast.published
+
+
+def test_nothing_measured_is_not_run():
+    for verdict, judged in ledger({}, SIZES, chance=CHANCE).values():
+        assert verdict == "not run"
+        if len(judged):
+            assert set(judged.verdict) == {"not run"}
+            assert set(judged["n"]) == {0}
+
+
+# Values for which a claim's first contrast has each outcome: above its threshold, between floor and threshold, below
+# the floor, on both sides of the floor.
+OUTCOMES = {
+    "reproduced": lambda c: [c.threshold + x for x in (0.1, 0.2, 0.3)],
+    "direction holds": lambda c: [c.floor + (c.threshold - c.floor) * x for x in (0.5, 0.51, 0.52)],
+    "not reproduced": lambda c: [c.floor - x for x in (1.0, 1.1, 1.2)],
+    "inconclusive": lambda c: [c.floor + x for x in (-1.0, 5.0, 0.5)],
+}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("name", [name for name in TESTED if name != "C9"])
+def test_each_outcome_of_each_claim(name, outcome):
+    claim = CLAIMS[name]
+    rows = rows_for(claim, OUTCOMES[outcome](claim.contrasts[0]))
+    verdict, judged = found(claim, rows)
+    assert verdict == outcome
+    assert (judged.verdict == outcome).all()
+    assert (judged["n"] == 3).all()
+
+
+# Shares of training, percent: of Bal-BCE, CE and Bal-CE.
+SHARES = {
+    "reproduced": (20.0, 60.0, 60.0),
+    "direction holds": (80.0, 90.0, 90.0),
+    "not reproduced": (99.0, 99.9, 99.9),
+}
+
+
+@pytest.mark.parametrize("outcome", SHARES)
+def test_each_outcome_of_early_convergence(outcome):
+    shares = zip(("bal_bce", "ce", "bal_ce"), SHARES[outcome], strict=True)
+    rows = frame({arm: {"share_to_95": [share, share + 0.1, share - 0.1]} for arm, share in shares})
+    verdict, judged = found(CLAIMS["C9"], rows)
+    assert verdict == outcome
+    assert judged.verdict.iloc[0] == outcome
+
+
+def test_a_claim_of_several_contrasts_has_the_weakest_verdict():
+    """One up and one down is not reproduced, whatever the order; what is missing makes the whole inconclusive."""
+    steps = {"femto/bal_bce": [30.0, 30.1, 30.2], "pico/bal_bce": [50.0, 50.2, 50.3], "micro/bal_bce": [40, 40, 40.1]}
+    rows = frame({arm: {"accuracy": values} for arm, values in steps.items()})
+    verdict, judged = found(CLAIMS["C12"], rows)
+    assert judged.verdict.tolist() == ["reproduced", "not reproduced"]
+    assert verdict == "not reproduced"
+    verdict, judged = found(CLAIMS["C12"], rows[rows.arm != "micro/bal_bce"])
+    assert judged.verdict.tolist() == ["reproduced", "not run"]
+    assert verdict == "inconclusive"
+
+    shares = {"bal_bce": [20.0, 20.1, 20.2], "ce": [60.0, 60.1, 60.2], "bal_ce": [10.0, 10.1, 10.2]}
+    rows = frame({arm: {"share_to_95": values} for arm, values in shares.items()})
+    verdict, judged = found(CLAIMS["C9"], rows)
+    assert judged.verdict.tolist() == ["reproduced", "reproduced", "not reproduced"]
+    assert verdict == "not reproduced"
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_a_missing_arm_is_not_run(name):
+    claim = CLAIMS[name]
+    rows = rows_for(claim, [90.0, 90.1, 90.2])
+    arm = next(iter(claim.contrasts[0].weights))
+    verdict, judged = found(claim, rows[rows.arm != arm])
+    assert judged.verdict.iloc[0] == "not run"
+    assert verdict in ("not run", "inconclusive")
+    assert judged.measured.iloc[0].endswith(">-</span>")
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_two_seeds_are_inconclusive(name):
+    claim = CLAIMS[name]
+    verdict, judged = found(claim, rows_for(claim, [90.0, 90.1], seeds=(0, 1)))
+    assert verdict == "inconclusive"
+    assert (judged["n"] <= 2).all()
+
+
+def test_only_seeds_that_all_arms_have_count():
+    claim = CLAIMS["C5"]
+    rows = rows_for(claim, [20.0, 20.1, 20.2])
+    assert found(claim, rows)[0] == "reproduced"
+    mixed = rows.assign(seed=rows.seed.where(rows.arm != "bce", rows.seed + 1))  # 0, 1, 2 against 1, 2, 3
+    verdict, judged = found(claim, mixed)
+    assert (verdict, judged["n"].iloc[0]) == ("inconclusive", 2)
+    apart = rows.assign(seed=rows.seed.where(rows.arm != "bce", rows.seed + 10))
+    verdict, judged = found(claim, apart)
+    assert (verdict, judged["n"].iloc[0]) == ("not run", 0)
+
+
+def test_nothing_learnt_is_inconclusive():
+    """At most five times chance in every arm of the contrast; one arm above is enough to be judged."""
+    claim = CLAIMS["C8"]  # judged by ECE, so accuracy is free
+    values = [5.0, 5.1, 5.2]
+    assert found(claim, rows_for(claim, values, accuracy=5 * CHANCE))[0] == "inconclusive"
+    assert found(claim, rows_for(claim, values, accuracy=5 * CHANCE + 0.1))[0] == "reproduced"
+    assert found(claim, rows_for(claim, values, accuracy=5 * CHANCE), chance=None)[0] == "reproduced"
+    rows = rows_for(claim, values, accuracy=CHANCE)
+    rows.loc[rows.arm == "bce", "accuracy"] = 50.0
+    assert found(claim, rows)[0] == "reproduced"
+    rows = rows_for(claim, values, accuracy=CHANCE)
+    rows = pd.concat([rows, frame({"ce": {}}, accuracy=90.0)])  # an arm that the contrast does not compare
+    assert found(claim, rows)[0] == "inconclusive"
+
+
+def test_a_seed_without_a_value_drops():
+    claim = CLAIMS["C7"]
+    rows = rows_for(claim, [8.0, 8.1, 8.2])
+    rows.loc[(rows.arm == "ce") & (rows.seed == 1), "many"] = np.nan
+    verdict, judged = found(claim, rows)
+    assert (verdict, judged["n"].iloc[0]) == ("inconclusive", 2)
+
+
+def test_two_rows_of_one_arm_and_seed_are_refused():
+    """Which of the two would decide is nothing that a ledger may choose."""
+    rows = rows_for(CLAIMS["C5"], [20.0, 20.1, 20.2])
+    twice = pd.concat([rows, rows[rows.seed == 0].assign(run="another", accuracy=1.0)])
+    with pytest.raises(ValueError, match="duplicate entries"):
+        found(CLAIMS["C5"], twice)
+
+
+def test_rows_of_another_experiment_change_nothing():
+    rows = rows_for(CLAIMS["C5"], [20.0, 20.1, 20.2])
+    assert ledger({"ablations": rows}, SIZES, chance=CHANCE)["C5"][0] == "not run"
+    assert ledger({"loss_ablation": rows}, SIZES, chance=CHANCE)["C12"][0] == "not run"
+
+
+def test_claims_without_an_experiment_stay_not_run():
+    everything = {name: rows_for(CLAIMS["C5"], [20.0] * 3) for name in ("loss_ablation", "benchmarks", "", "C1")}
+    for name in ("C1", "C10", "C11"):
+        assert ledger(everything, SIZES)[name][0] == "not run"
+
+
+def test_the_verdict_follows_the_record():
+    """One number of one run decides between two verdicts."""
+    rows = rows_for(CLAIMS["C6"], [0.5, 0.6, 0.7])
+    assert found(CLAIMS["C6"], rows)[0] == "reproduced"
+    rows.loc[(rows.arm == "bal_bce") & (rows.seed == 2), "accuracy"] -= 30.0
+    verdict = found(CLAIMS["C6"], rows)[0]
+    assert verdict == "inconclusive"
+    assert verdict in VERDICTS
+
+
+# ------------------------------------------------------------------------- the limits, from the tables of the paper
+
+TABLE5 = published("table5_loss_by_model_size").set_index(["model", "loss"])
+MODELS = ("ViT-Tiny", "ViT-Small", "ViT-Base", "ViT-Large")
+
+
+def table5(metric, formula):
+    """Evaluate a formula of the four losses' rows at each size, smallest first, rounded as the table is."""
+    return [
+        round(formula(*(TABLE5.loc[(m, x), metric] for x in ("CE", "Bal-CE", "BCE", "Bal-BCE"))), 1) for m in MODELS
+    ]
+
+
+def score(table, method, resolution=224, column="accuracy"):
+    rows = published(table)
+    return rows[(rows.method == method) & (rows.resolution == resolution)][column].item()
+
+
+def test_limits_between_losses_are_table_5s():
+    expected = {
+        "C4": (0.0, table5("accuracy", lambda ce, bal_ce, bce, bal_bce: ce - bce)),
+        "C5": (0.0, table5("accuracy", lambda ce, bal_ce, bce, bal_bce: bal_bce - bce)),
+        "C6": (-1.0, table5("accuracy", lambda ce, bal_ce, bce, bal_bce: bal_bce - bal_ce)),
+        "C7": (0.0, table5("many", lambda ce, bal_ce, bce, bal_bce: (bal_bce - bce) - (bal_ce - ce))),
+        "C8": (0.0, table5("ece", lambda ce, bal_ce, bce, bal_bce: bce - bal_bce)),
+    }
+    assert {name: numbers for name, (_, numbers) in expected.items()} == {
+        "C4": [15.4, 9.7, 2.1, 4.0],
+        "C5": [19.2, 14.3, 8.5, 9.2],
+        "C6": [-0.6, 0.1, 0.8, 0.5],
+        "C7": [15.8, 9.6, 4.1, 5.2],
+        "C8": [-0.2, 0.9, 3.2, 1.8],
+    }
+    for name, (floor, numbers) in expected.items():
+        (contrast,) = CLAIMS[name].contrasts
+        assert contrast.floor == floor
+        assert contrast.published == pytest.approx(numbers)
+        assert contrast.threshold == pytest.approx(min(n for n in numbers if n > floor))
+    thresholds = {"C4": 2.1, "C5": 8.5, "C6": -0.6, "C7": 4.1, "C8": 0.9}
+    assert {name: CLAIMS[name].contrasts[0].threshold for name in thresholds} == pytest.approx(thresholds)
+
+
+def test_limits_of_the_recipes_are_table_1s_and_the_leaderboards():
+    recipes = published("table1_recipes").set_index(["dataset", "recipe"]).accuracy
+    drop = {name: recipes["imagenet_bal", name] - recipes["imagenet_lt", name] for name in ("ViT", "DeiT III", "MAE")}
+    assert drop == pytest.approx({"ViT": 7.1, "DeiT III": 18.8, "MAE": 14.7})
+    share = [round(100 * drop[name] / recipes["imagenet_bal", name]) for name in drop]
+    assert share == [18, 28, 21]
+    images = published("datasets").drop_duplicates("dataset").set_index("dataset").training_images
+    assert round(100 * (images["imagenet_bal"] / images["imagenet_lt"] - 1)) == 38
+    assert CLAIMS["C2"].contrasts[0].published == pytest.approx((drop["DeiT III"] - drop["MAE"],))
+    gains = [
+        score(table, "MAE") - score(table, "DeiT")
+        for table in ("table2_imagenet_lt", "table3_inat18", "table4_places_lt")
+    ]
+    assert gains == pytest.approx([6.1, 8.4, -3.9])
+    assert CLAIMS["C3"].contrasts[0].published == pytest.approx(gains)
+    assert CLAIMS["C3"].contrasts[0].threshold == pytest.approx(6.1)
+    assert recipes["imagenet_lt", "MAE"] == score("table2_imagenet_lt", "MAE") == 54.5
+
+
+def test_limits_of_size_are_the_steps_of_table_5():
+    accuracy = [TABLE5.loc[(model, "Bal-BCE"), "accuracy"] for model in MODELS]
+    assert accuracy == [40.8, 54.1, 60.9, 62.6]
+    for contrast in CLAIMS["C12"].contrasts:
+        assert contrast.published == pytest.approx(np.diff(accuracy))
+        assert (contrast.floor, contrast.threshold) == (0.0, 1.7)
+    assert [list(c.weights) for c in CLAIMS["C12"].contrasts] == [
+        ["pico/bal_bce", "femto/bal_bce"],
+        ["micro/bal_bce", "pico/bal_bce"],
+    ]
+
+
+def test_limits_of_convergence_are_the_logs():
+    shares = []
+    for data in ("imagenet_lt", "inat18"):
+        for size in (224, 384):
+            accuracy = published(f"official_logs/finetune_{data}_vitb{size}").test_acc1.tolist()
+            first = next(i for i, a in enumerate(accuracy, start=1) if a >= 0.95 * accuracy[-1])
+            shares.append(100 * first / len(accuracy))
+    own, *others = CLAIMS["C9"].contrasts
+    assert own.published == pytest.approx([-s for s in shares])
+    assert own.threshold == pytest.approx(-max(shares))
+    assert own.weights == {"bal_bce": -1}
+    assert [contrast.weights for contrast in others] == [{"ce": 1, "bal_bce": -1}, {"bal_ce": 1, "bal_bce": -1}]
+    assert all(contrast.threshold == pytest.approx(max(shares) - min(shares)) for contrast in others)
+    log = published("official_logs/finetune_imagenet_lt_vitb224").test_acc1
+    named = ", ".join(f"{log[epoch - 1]:.1f}" for epoch in (5, 10, 20, 30, 50, 100))
+    assert named in CLAIMS["C9"].evidence
+
+
+def evidence_numbers():
+    """Return the numbers that each claim's evidence and limit must give, by arithmetic on the tables."""
+    few = table5("few", lambda ce, bal_ce, bce, bal_bce: bal_bce - bce)
+    high = {
+        t: score(t, "LiVT", 384) - score(t, "LiVT") for t in ("table2_imagenet_lt", "table3_inat18", "table4_places_lt")
+    }
+    best = {t: (score(t, "LiVT"), score(t, "LiVT", 384)) for t in high}
+    resnet = {c: score("table2_imagenet_lt", "CE", column=c) for c in ("many", "few", "accuracy")}
+    vit = {c: score("table2_imagenet_lt", "ViT", column=c) for c in ("many", "few", "accuracy")}
+    places = published("table4_places_lt")
+    ahead = (places[places.method != "LiVT"].accuracy > score("table4_places_lt", "LiVT")).sum()
+    calibration = table5("ece", lambda ce, bal_ce, bce, bal_bce: bal_bce - bce)
+    base = {loss: TABLE5.loc[("ViT-Base", loss), "many"] for loss in ("CE", "Bal-CE", "BCE", "Bal-BCE")}
+    assert min(few) > 20
+    assert max(few) < 25.5
+    assert ahead == 4
+    return {
+        "C1": [
+            f"{vit['accuracy']} against ResNet-50 {resnet['accuracy']}",
+            f"many-shot {vit['many']} against {resnet['many']}, few-shot {vit['few']} against {resnet['few']}",
+        ],
+        "C3": [
+            "54.5 against 48.4",
+            *(f"{score(t, 'MAE')} against {score(t, 'DeiT')}" for t in ("table3_inat18", "table4_places_lt")),
+        ],
+        "C7": [f"{base['Bal-BCE'] - base['BCE']:+.1f} from BCE", f"{base['Bal-CE'] - base['CE']:+.1f} from CE"],
+        "C8": ["{:+.1f}, {:+.1f}, {:+.1f} and {:+.1f}".format(*calibration)],
+        "C10": ["{:+.1f} on ImageNet-LT, {:+.1f} on iNat18, {:+.1f} on Places-LT".format(*high.values())],
+        "C11": [
+            f"{name} {a} and {b}" for name, (a, b) in zip(("LT", "iNat18", "Places-LT"), best.values(), strict=True)
+        ]
+        + ["at 224 px on Places-LT four methods are ahead"],
+        "C12": ["40.8, 54.1, 60.9 and 62.6"],
+        "C2": ["ViT -7.1, DeiT III -18.8, MAE -14.7", "18, 28 and 21 %", "38 % more images"],
+        "C4": ["15.4, 9.7, 2.1 and 4.0"],
+        "C5": ["19.2, 14.3, 8.5 and 9.2", "20 to 25 on few-shot"],
+        "C6": ["-0.6, +0.1, +0.8 and +0.5"],
+    }
+
+
+def test_evidence_and_limits_restate_the_tables():
+    for name, texts in evidence_numbers().items():
+        said = f"{CLAIMS[name].evidence}; {CLAIMS[name].limit}"
+        for text in texts:
+            assert text in said, f"{name}: {text!r} is not in {said!r}"
+
+
+def test_what_the_limits_say_holds_in_the_tables():
+    for model in MODELS:
+        rows = TABLE5.loc[model]
+        assert rows.loc["Bal-BCE", "few"] < rows.loc["Bal-CE", "few"]  # C6
+        assert (rows.loc["Bal-BCE", "ece"] < rows.loc["Bal-CE", "ece"]) == (model == "ViT-Base")  # C8
+    counts = published("class_counts/imagenet_lt").n_train
+    groups = [(counts > 100).sum(), counts.between(20, 100).sum(), (counts < 20).sum()]
+    off = {}
+    for model in MODELS:
+        rows = TABLE5.loc[model]
+        weighted = rows[["many", "medium", "few"]].to_numpy() @ groups / sum(groups)
+        off[model] = np.abs(weighted - rows.accuracy).max()
+    assert off["ViT-Base"] > 0.1  # C7: its rows do not give their own overall accuracy
+
+
+# ----------------------------------------------------------------------------------------- numbers that name their runs
+
+
+def shown(html):
+    element = BeautifulSoup(html, "html.parser").span
+    return element.get_text(), json.loads(element["data-terms"]), element
+
+
+MEASURED = frame({"a": {"accuracy": [10.0, 12.0, 17.0]}, "b": {"accuracy": [3.0, 4.0, 6.0]}})
+DIFFERENCE = np.array([7.0, 8.0, 11.0])
+
+
+def recomputed(terms, rows=MEASURED):
+    by_run = rows.set_index("run").accuracy
+    return np.array([sum(w * by_run[runs[i]] for w, _, runs in terms) for i in range(len(terms[0][2]))])
+
+
+@pytest.mark.parametrize("show", ["mean", "spread", "interval"])
+def test_a_number_is_what_its_runs_give(show):
+    text, terms, element = shown(number(MEASURED, {"a": 1, "b": -1}, "accuracy", show=show))
+    assert terms == [[1, "accuracy", ["a-0", "a-1", "a-2"]], [-1, "accuracy", ["b-0", "b-1", "b-2"]]]
+    assert element["data-show"] == show
+    values = recomputed(terms)
+    assert values.tolist() == DIFFERENCE.tolist()
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    expected = {"mean": "8.7", "spread": f"8.7 ± {np.std(values, ddof=1):.1f}", "interval": f"{low:.1f} to {high:.1f}"}
+    assert text == expected[show]
+
+
+def test_digits_and_sign_are_shown_and_named():
+    text, _, element = shown(number(MEASURED, {"a": 1, "b": -1}, "accuracy", show="mean", digits=3, signed=True))
+    assert text == "+8.667"
+    assert (element["data-digits"], element["data-signed"]) == ("3", "true")
+    text, _, _ = shown(number(MEASURED, {"a": -1, "b": 1}, "accuracy", show="interval", signed=True))
+    low, high = stats.ttest_1samp(-DIFFERENCE, 0).confidence_interval(0.95)
+    assert text == f"{low:+.1f} to {high:+.1f}"
+
+
+@pytest.mark.parametrize("show", ["mean", "spread", "interval"])
+def test_a_missing_arm_shows_a_dash(show):
+    text, terms, _ = shown(number(MEASURED, {"a": 1, "nothing": -1}, "accuracy", show=show))
+    assert text == "-"
+    assert all(runs == [] for _, _, runs in terms)
+    assert shown(number(MEASURED.iloc[:0], "a", "accuracy", show=show))[0] == "-"
+
+
+def test_a_seed_without_a_value_drops_from_a_number():
+    rows = MEASURED.copy()
+    rows.loc[rows.run == "a-2", "accuracy"] = np.nan
+    text, terms, _ = shown(number(rows, {"a": 1, "b": -1}, "accuracy"))
+    values = recomputed(terms, rows)
+    values = values[~np.isnan(values)]
+    assert values.tolist() == [7.0, 8.0]
+    assert text == "7.5 ± 0.7"
+    one = rows[rows.seed == 0]
+    assert shown(number(one, "a", "accuracy"))[0] == "10.0"
+    assert shown(number(one, "a", "accuracy", show="interval"))[0] == "-"
+    assert shown(number(rows[rows.run == "a-2"], "a", "accuracy"))[0] == "-"
+
+
+def test_a_changed_record_changes_the_number():
+    rows = MEASURED.assign(accuracy=MEASURED.accuracy.where(MEASURED.run != "a-1", 99.0))
+    for show in ("mean", "spread", "interval"):
+        assert number(rows, "a", "accuracy", show=show) != number(MEASURED, "a", "accuracy", show=show)
+        assert (
+            shown(number(rows, "b", "accuracy", show=show))[0] == shown(number(MEASURED, "b", "accuracy", show=show))[0]
+        )
+
+
+def test_metrics_after_adjustment_are_named_by_their_path():
+    posthoc = MEASURED.assign(part="posthoc")
+    assert shown(number(posthoc, "a", "few"))[1][0][1] == "posthoc.few"
+
+
+def test_two_rows_of_one_arm_and_seed_are_no_number():
+    twice = pd.concat([MEASURED, MEASURED[MEASURED.run == "a-0"].assign(run="another", accuracy=50.0)])
+    with pytest.raises(ValueError, match="two runs of one arm and seed"):
+        number(twice, "a", "accuracy")
+
+
+def test_the_judged_number_is_the_contrasts():
+    rows = rows_for(CLAIMS["C5"], [20.0, 20.1, 20.3])
+    judged = judge(rows, CLAIMS["C5"].contrasts, chance=CHANCE).iloc[0]
+    text, terms, _ = shown(judged.measured)
+    values = recomputed(terms, rows)
+    assert values == pytest.approx([20.0, 20.1, 20.3])
+    assert text == f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert shown(judged["95 % interval"])[0] == f"{low:.1f} to {high:.1f}"
+    assert (judged.paper, judged.floor, judged.threshold) == ("8.5 to 19.2", "0.0", "8.5")
