@@ -1,16 +1,17 @@
 # Everything a person or CI runs. `make` alone lists the targets.
 PYTHON ?= python3
 PROFILE ?= cpu
+PORT ?= 8000
 BIN := .venv/bin
 STAMP := .venv/.installed
 export LIVT_DATA LIVT_RUNS
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-slow check bench clean
+.PHONY: help install book pdf serve test test-slow check bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  PROFILE=smoke|cpu|gpu  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
+	@echo "  PROFILE=smoke|cpu|gpu  PORT=8000  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
 
 $(STAMP): pyproject.toml livt/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "livt needs Python >= 3.11; set PYTHON=")'
@@ -22,6 +23,13 @@ install: $(STAMP) ## create .venv and install everything
 
 book: $(STAMP) ## run the notebooks at PROFILE and build the book
 	$(BIN)/python book/build.py --profile $(PROFILE)
+
+pdf: book ## the book as one PDF, book/_build/livt.pdf; needs Chromium
+	$(BIN)/python book/pdf.py
+
+serve: ## show the built book at http://127.0.0.1:PORT
+	@test -f book/_build/html/index.html || { echo 'make: the book is not built yet: run "make book" first' >&2; exit 1; }
+	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
 
 test: $(STAMP) ## all tests but the slow ones, with coverage
 	$(BIN)/python -m pytest --ignore tests/bench -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90

@@ -1,48 +1,44 @@
-"""Build the book: run every notebook with papermill at one profile, then render the pages.
+"""Build the book: train what the run store lacks, run the notebooks at one profile, check their numbers, render.
 
-Executed notebooks go to ``book/notebooks/``, each under a temporary name until it has run to its end. What they train
-stays in the run store, so a second build trains nothing.
+Executed notebooks go to ``book/notebooks/``, each only when it has run to its end. What was trained stays in the run
+store, so a second build trains nothing.
 """
 
 import argparse
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
 import papermill
+import torch
+from check import check_notebooks, compare_promoted, reader
 
 from livt.__main__ import PROFILE_NAMES
-from livt.runs import RunError, read_promoted, write_atomically
+from livt.experiments import everything, train_all
+from livt.runs import RunError, RunStore, read_promoted, write_atomically
 
 BOOK = Path(__file__).resolve().parent
 SOURCES = BOOK.parent / "notebooks"
-
-
-def run_notebook(source: Path, target: Path, profile: str) -> None:
-    """Execute ``source`` and write it to ``target``, without the paths and times that papermill adds."""
-    known = papermill.inspect_notebook(str(source))
-    parameters = {"profile": profile} if "profile" in known else {}
-    temporary = target.with_name(f".{target.name}.tmp.ipynb")
-    try:
-        papermill.execute_notebook(
-            source,
-            temporary,
-            parameters,
-            kernel_name="python3",
-            cwd=BOOK.parent,
-            progress_bar=False,
-            stderr_file=sys.stderr,  # the training's own progress bars
-        )
-        notebook = nbformat.read(temporary, as_version=4)
-    finally:
-        temporary.unlink(missing_ok=True)
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        for added in ("papermill", "execution"):
-            cell.metadata.pop(added, None)
-    write_atomically(target, nbformat.writes(notebook).encode())
+# Of MathJax, the pages load this program, its fonts, rare TeX packages and the spoken English of its menu.
+MATHJAX_KEPT = (
+    "tex-chtml.js",
+    "output/chtml/fonts/woff-v2",
+    "input/tex/extensions",
+    "a11y",
+    "sre/mathmaps/base.json",
+    "sre/mathmaps/en.json",
+    "sre/mathmaps/nemeth.json",
+)
+MATHJAX_REST = ("input/tex/extensions/all-packages.js",)
+# The HTML that a cell with this tag displays stands on a page above the notebooks too, which reads it from this file.
+SHARED = {"ledger-summary": "ledger_summary.html"}
 
 
 def main() -> int:
@@ -51,33 +47,118 @@ def main() -> int:
     profile = parser.parse_args().profile
     os.environ.setdefault("LIVT_RUNS", str(BOOK.parent / "runs"))
     os.environ.setdefault("LIVT_DATA", str(BOOK.parent / "data"))
-
+    os.chdir(BOOK.parent)
+    store = RunStore()
     try:
         promoted = read_promoted(BOOK / "results")
-    except RunError as error:
-        print(f"book: error: {error}", file=sys.stderr)
-        return 2
-    print(f"book: {len(promoted)} promoted records agree with their configurations", flush=True)
+        print(f"book: {len(promoted)} promoted records agree with their configurations", flush=True)
+        train(profile, store)
+        run_notebooks(sorted(SOURCES.glob("*.ipynb")), BOOK / "notebooks", profile)
+        executed = sorted((BOOK / "notebooks").glob("*.ipynb"))
+        checked, problems = check_notebooks(executed, reader(store, promoted))
+    except (BookError, RunError, FloatingPointError, ValueError, OSError) as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("\nbook: interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        os._exit(130)  # a clean exit would wait for the notebooks that still run
+    for problem in problems:
+        print(f"book: error: {problem}", file=sys.stderr)
+    if problems:
+        return fail(f"{len(problems)} of {checked} displayed numbers differ from their records")
+    if profile == "cpu" and checked == 0:
+        return fail("no displayed number names its runs, so none could be checked")
+    print(f"book: {checked} displayed numbers agree with the records of their runs", flush=True)
+    print(f"book: {compare_promoted(promoted, store)}", flush=True)
+    return render("html", BOOK / "_build" / "html" / "index.html")
 
-    executed = BOOK / "notebooks"
-    executed.mkdir(exist_ok=True)
-    for source in sorted(SOURCES.glob("*.ipynb")):
-        print(f"book: running {source.name} at profile {profile}", flush=True)
-        try:
-            run_notebook(source, executed / source.name, profile)
-        except papermill.PapermillExecutionError as error:
-            print(f"book: error: {source.name}: {error.ename}: {error.evalue}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("\nbook: interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
-            os._exit(130)  # a clean exit would print the tracebacks of the notebook client's own tasks
 
+class BookError(RuntimeError):
+    """The book cannot be built; the message names the page."""
+
+
+def fail(message: str) -> int:
+    print(f"book: error: {message}", file=sys.stderr)
+    return 1
+
+
+def train(profile: str, store: RunStore) -> None:
+    """Train everything that the notebooks show, in one pool; they only read the run store then."""
+    recipes = everything(profile)
+    print(f"book: training what {store.root} lacks of {len(recipes)} runs at profile {profile}", flush=True)
+    train_all(recipes, store, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_notebooks(sources: Sequence[Path], folder: Path, profile: str) -> None:
+    """Execute the notebooks into ``folder``, several at a time. The first failure is raised; what has run stays."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.ipynb"):
+        if old.name not in {source.name for source in sources}:
+            old.unlink()
+    side_by_side = min(4, os.cpu_count() or 1)
+    if side_by_side > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the kernels would contend for the cores
+    print(f"book: running {len(sources)} notebooks, {side_by_side} at a time", flush=True)
+    pool = ThreadPoolExecutor(side_by_side)
+    running = {pool.submit(run_notebook, source, folder / source.name, profile): source.name for source in sources}
+    try:
+        for future in as_completed(running):
+            print(f"book: {running[future]} took {future.result():.0f} s", flush=True)
+    except papermill.PapermillExecutionError as error:
+        raise BookError(f"{running[future]}: {error.ename}: {error.evalue}") from None
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # a kernel that died or did not start
+        raise BookError(f"{running[future]}: {error}") from error
+    finally:
+        pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
+
+
+def run_notebook(source: Path, target: Path, profile: str) -> float:
+    """Execute ``source`` and write it to ``target``, without what papermill adds; return the seconds it took."""
+    start = time.monotonic()
+    known = papermill.inspect_notebook(str(source))
+    parameters = {"profile": profile} if "profile" in known else {}
+    notebook = papermill.execute_notebook(
+        source,
+        None,
+        parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=50"],  # the kernel's own remarks at start and end
+    )
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        for added in ("papermill", "execution"):
+            cell.metadata.pop(added, None)
+        for tag in SHARED.keys() & set(cell.metadata.get("tags", [])):
+            content = "".join(output.data["text/html"] for output in cell.outputs)
+            content = re.sub(r'href="(?=[\w-]+\.html)', f'href="{target.parent.name}/', content)
+            write_atomically(target.with_name(SHARED[tag]), content.encode())
+    write_atomically(target, nbformat.writes(notebook).encode())
+    return time.monotonic() - start
+
+
+def render(builder: str, page: Path) -> int:
+    """Render the executed notebooks and the chapters with a builder of Sphinx; return its exit status."""
     print("book: rendering the pages", flush=True)
     program = Path(sys.executable).with_name("jupyter-book")
-    status = subprocess.run([program, "build", BOOK, "-n", "-W", "--keep-going", "-q"]).returncode
+    command = [program, "build", BOOK, "--builder", builder, "-n", "-W", "--keep-going", "-q"]
+    status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode  # its warnings are on stderr
     if status == 0:
-        print(f"book: open {(BOOK / '_build' / 'html' / 'index.html').as_uri()}")
+        trim_mathjax(page.parent / "_static" / "mathjax")
+        print(f"book: open {page.as_uri()}")
+    else:  # a page read with a warning would be taken as read, without the warning, by the next build
+        shutil.rmtree(BOOK / "_build" / ".doctrees", ignore_errors=True)
     return status
+
+
+def trim_mathjax(folder: Path) -> None:
+    """Delete the files of MathJax which no page loads: other programs, output formats and spoken languages."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        kept = any(name == entry or name.startswith(f"{entry}/") for entry in MATHJAX_KEPT)
+        if path.is_file() and (not kept or name in MATHJAX_REST):
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fixtures for the browser tests: the built book, and one Chromium for the whole session."""
+"""Fixtures for the browser tests: the built book, a local server for it, and one Chromium for the whole session."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +47,31 @@ def book_html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     assert "book: open file://" in built.stdout
     return copy / "book" / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def book_pdf(book_html: Path, browser: Browser) -> Path:
+    """The PDF of the same book. It needs the folder that the book was built in, and Chromium."""
+    book = book_html.parents[1]
+    if not (book / "pdf.py").exists():
+        pytest.skip("a book built elsewhere: its sources are not beside it")
+    printed = subprocess.run([sys.executable, book / "pdf.py"], capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stdout[-3000:] + printed.stderr[-3000:]
+    return book / "_build" / "livt.pdf"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def book_url(book_html: Path) -> Iterator[str]:
+    """Address of a server for the book on this machine alone, without a slash at the end."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(book_html))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,156 @@
+"""Compare each number that an executed notebook displays with the records of the runs it names.
+
+An element of a cell's HTML or Markdown with ``data-terms`` displays a number computed from runs. The attribute is JSON,
+a list of terms ``[weight, metric, [run ids, one per seed]]``; the metric is a path into a record's ``result``, such as
+"accuracy" or "posthoc.few". Seed ``i`` has the value: the sum over the terms of weight times the metric of run ``i``. A
+seed without a value (an empty shot group) drops out. The text shows, with ``data-digits`` decimals (1):
+
+- ``data-show="mean"``: the mean over seeds;
+- ``data-show="spread"``: mean ± sample standard deviation, the mean alone for one seed;
+- ``data-show="interval"``: the 95 % Student-t interval of the mean, "low to high";
+
+with ``data-signed`` a "+" before what is positive, and "-" for what does not exist. The numbers are computed here anew,
+without ``livt.report``, which made the text.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+from bs4 import BeautifulSoup, Tag
+from scipy import stats
+
+from livt.runs import Record, RunError, RunStore
+
+# Sums in another order differ by less than this; a text is right for any value so close.
+ROUNDING = 1e-9
+
+
+class TermsError(ValueError):
+    """A displayed number's attributes that say nothing that can be computed."""
+
+
+def reader(store: RunStore, promoted: Mapping[str, Record]) -> Callable[[str], Record]:
+    """Return the function that gives a record by its run id: from the store, else a promoted one."""
+
+    @cache
+    def load(run_id: str) -> Record:
+        own = store.is_finished(run_id) or run_id not in promoted
+        return store.load(run_id) if own else promoted[run_id]
+
+    return load
+
+
+def check_notebooks(paths: Sequence[Path], load: Callable[[str], Record]) -> tuple[int, list[str]]:
+    """Return how many displayed numbers were checked, and a line for each that its records do not give.
+
+    ``load``: as from ``reader``.
+    """
+    checked, problems = 0, []
+    for path in paths:
+        cells = nbformat.read(path, as_version=4).cells
+        outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        for text in (data[kind] for data in outputs for kind in ("text/html", "text/markdown") if kind in data):
+            count, found = check_html(text, load)
+            checked += count
+            problems += [f"{path.name}: {problem}" for problem in found]
+    return checked, problems
+
+
+def check_html(text: str, load: Callable[[str], Record]) -> tuple[int, list[str]]:
+    """Return the same for one piece of HTML."""
+    elements = BeautifulSoup(text, "html.parser").select("[data-terms]") if "data-terms" in text else []
+    problems = []
+    for element in elements:
+        shown = " ".join(element.get_text().split())
+        try:
+            terms = read_terms(str(element["data-terms"]))
+            allowed = texts(values_of(terms, load), element)
+        except (TermsError, RunError) as error:
+            problems.append(f"{shown!r} cannot be checked: {error}")
+            continue
+        if shown not in allowed:
+            runs = ", ".join(dict.fromkeys(run for _, _, runs in terms for run in runs)) or "none"
+            problems.append(f"shows {shown!r}, the records say {allowed[0]!r}; runs: {runs}")
+    return len(elements), problems
+
+
+def read_terms(text: str) -> list[tuple[float, str, list[str]]]:
+    """Return the terms of ``data-terms``; refuse what has not the same number of different runs in each."""
+    try:
+        terms = [(float(weight), metric, list(runs)) for weight, metric, runs in json.loads(text)]
+    except (ValueError, TypeError):
+        raise TermsError(f"data-terms is not a list of [weight, metric, [runs]]: {text[:80]}") from None
+    if not terms or not all(isinstance(name, str) for _, metric, runs in terms for name in (metric, *runs)):
+        raise TermsError(f"data-terms is not a list of [weight, metric, [runs]]: {text[:80]}")
+    counts = [len(runs) for _, _, runs in terms]
+    if len(set(counts)) > 1:
+        raise TermsError(f"the terms have {' and '.join(map(str, counts))} runs")
+    if any(len(set(runs)) < len(runs) for _, _, runs in terms):
+        raise TermsError("a term names a run twice")
+    return terms
+
+
+def values_of(terms: Sequence[tuple[float, str, Sequence[str]]], load: Callable[[str], Record]) -> np.ndarray:
+    """Return one value per seed, without those that are nan. Raises RunError for a missing run."""
+    values = []
+    for i in range(len(terms[0][2])):
+        records = [load(runs[i]) for _, _, runs in terms]
+        if len({record.config["seed"] for record in records}) > 1:
+            raise TermsError(f"number {i + 1} of the runs is of another seed in each term")
+        pairs = zip(terms, records, strict=True)
+        values.append(sum(weight * metric_of(record, metric) for (weight, metric, _), record in pairs))
+    return np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+
+
+def metric_of(record: Record, path: str) -> float:
+    """Return a number of a record's result by its dotted path; nan where it is null."""
+    value: Any = record.result
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise TermsError(f"{record.id} has no metric {path!r}")
+        value = value[key]
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TermsError(f"{path!r} of {record.id} is not a number")
+    return float(value)
+
+
+def texts(values: np.ndarray, element: Tag) -> list[str]:
+    """Return the texts that display the values as the element asks: one, or two where rounding is a tie."""
+    show, digits = element.get("data-show"), str(element.get("data-digits", "1"))
+    if show not in ("mean", "spread", "interval"):
+        raise TermsError(f"data-show is {show!r}, not mean, spread or interval")
+    if not digits.isdecimal():
+        raise TermsError(f"data-digits is {digits!r}, not a number of digits")
+    n, sign = len(values), "+" if element.has_attr("data-signed") else ""
+    if n == 0 or (n == 1 and show == "interval"):
+        return ["-"]
+    mean = values.mean()
+    if n == 1 or show == "mean":
+        return rounded(mean, sign, digits)
+    std = values.std(ddof=1)
+    if show == "spread":
+        return [f"{a} ± {b}" for a in rounded(mean, sign, digits) for b in rounded(std, "", digits)]
+    half = stats.t.ppf(0.975, n - 1) * std / math.sqrt(n)
+    return [f"{a} to {b}" for a in rounded(mean - half, sign, digits) for b in rounded(mean + half, sign, digits)]
+
+
+def rounded(value: float, sign: str, digits: str) -> list[str]:
+    near = (value, value - ROUNDING, value + ROUNDING)
+    return list(dict.fromkeys(f"{number:{sign}.{digits}f}" for number in near))
+
+
+def compare_promoted(promoted: Mapping[str, Record], store: RunStore) -> str:
+    """Say how the store's results compare with the promoted records of the same runs; machines differ."""
+    own = {run_id: store.load(run_id) for run_id in promoted if store.is_finished(run_id)}
+    same = sum(own[run_id].result == promoted[run_id].result for run_id in own)
+    gaps = [abs(own[i].result["accuracy"] - promoted[i].result["accuracy"]) for i in own if own[i].stage == "finetune"]
+    line = f"{same} of {len(own)} runs that are promoted too have the promoted result exactly"
+    return f"{line}; accuracy differs by at most {max(gaps):.2f} points" if gaps else line

@@ -1,0 +1,172 @@
+"""book/check.py: a displayed number must be what the records of its runs say."""
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from livt.runs import Record, RunError
+
+SPEC = importlib.util.spec_from_file_location("check", Path(__file__).parents[1] / "book" / "check.py")
+check = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(check)
+
+ACCURACY = {"a": [60.0, 61.5, 63.0], "b": [50.0, 50.5, 51.0]}
+FEW = [10.0, None, 20.0]
+
+
+class Store:
+    """Six runs, ``a0`` to ``b2``: the digit is the seed."""
+
+    def __init__(self):
+        self.records = {
+            f"{name}{seed}": Record(
+                id=f"{name}{seed}",
+                stage="finetune",
+                config={"seed": seed},
+                metrics=[],
+                result={"accuracy": accuracy, "posthoc": {"few": FEW[seed]}, "group": {"none": None}},
+                environment={},
+            )
+            for name, accuracies in ACCURACY.items()
+            for seed, accuracy in enumerate(accuracies)
+        }
+
+    def load(self, run_id):
+        if run_id not in self.records:
+            raise RunError(f"there is no run {run_id}")
+        return self.records[run_id]
+
+    def is_finished(self, run_id):
+        return run_id in self.records
+
+
+def runs(name, seeds=(0, 1, 2)):
+    return [f"{name}{seed}" for seed in seeds]
+
+
+A = [[1, "accuracy", runs("a")]]
+A_MINUS_B = [[1, "accuracy", runs("a")], [-1, "accuracy", runs("b")]]
+
+
+def checked(tmp_path, text, terms, kind="text/html", **attributes):
+    """Check a notebook with one displayed number; return the count and the problems."""
+    terms = terms if isinstance(terms, str) else json.dumps(terms)
+    given = "".join(f' data-{name}="{value}"' for name, value in attributes.items())
+    page = f"<table><tr><td>1.0</td><td data-terms='{terms}'{given}>{text}</td></tr></table>"
+    outputs = [new_output("display_data", {kind: page, "text/plain": "-"})]
+    path = tmp_path / "page.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("show()", outputs=outputs)]), path)
+    return check.check_notebooks([path], check.reader(Store(), {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "terms", "attributes"),
+    [
+        ("61.5", A, {"show": "mean"}),
+        ("61.50", A, {"show": "mean", "digits": 2}),
+        ("+61.5", A, {"show": "mean", "signed": ""}),
+        ("61.5 ± 1.5", A, {"show": "spread"}),
+        ("61.5\u00a0±\u00a01.5", A, {"show": "spread"}),
+        ("<b>61.5</b> ± 1.5", A, {"show": "spread"}),
+        ("60.0", [[1, "accuracy", ["a0"]]], {"show": "spread"}),
+        ("11.0 ± 1.0", A_MINUS_B, {"show": "spread"}),
+        ("-11.0 ± 1.0", [[-w, m, r] for w, m, r in A_MINUS_B], {"show": "spread", "signed": ""}),
+        ("15.0 ± 7.1", [[1, "posthoc.few", runs("a")]], {"show": "spread"}),
+        ("-", [[1, "posthoc.few", ["a1"]]], {"show": "mean"}),
+        ("-", [[1, "accuracy", ["a1"]]], {"show": "interval"}),
+        ("-", [[1, "accuracy", []]], {"show": "mean"}),
+    ],
+)
+def test_right_numbers_pass(text, terms, attributes, tmp_path):
+    assert checked(tmp_path, text, terms, **attributes) == (1, [])
+    assert checked(tmp_path, text, terms, kind="text/markdown", **attributes) == (1, [])
+
+
+def test_the_interval_is_that_of_student(tmp_path):
+    """4.303 is t(0.975, 2 degrees of freedom) of the printed tables; the sample deviation here is 1.0."""
+    half = 4.303 / math.sqrt(3)
+    text = f"+{11 - half:.1f} to +{11 + half:.1f}"
+    assert checked(tmp_path, text, A_MINUS_B, show="interval", signed="") == (1, [])
+
+
+def test_a_tie_may_be_rounded_either_way_and_no_further(tmp_path):
+    """The mean of 0.25 and 0.25 is a tie at one decimal: sums in another order may fall on either side."""
+    assert check.rounded(0.25, "", "1") == ["0.2", "0.3"]
+    assert check.rounded(0.2500001, "", "1") == ["0.3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "terms", "attributes", "message"),
+    [
+        ("61.6", A, {"show": "mean"}, "shows '61.6', the records say '61.5'; runs: a0, a1, a2"),
+        ("61.5 ± 1.4", A, {"show": "spread"}, "the records say '61.5 ± 1.5'"),
+        ("61.5", A, {"show": "spread"}, "the records say '61.5 ± 1.5'"),
+        ("61.5", A, {"show": "mean", "signed": ""}, r"the records say '\+61.5'"),
+        ("\u221211.0", [[-w, m, r] for w, m, r in A_MINUS_B], {"show": "mean"}, "the records say '-11.0'"),
+        ("-", A, {"show": "mean"}, "the records say '61.5'"),
+        ("15.0", [[1, "posthoc.few", ["a1"]]], {"show": "mean"}, "the records say '-'"),
+        ("62.2", [[1, "accuracy", ["a0", "a9"]]], {"show": "mean"}, "cannot be checked: there is no run a9"),
+        ("61.5", [[1, "recall", runs("a")]], {"show": "mean"}, "a0 has no metric 'recall'"),
+        ("61.5", [[1, "posthoc", runs("a")]], {"show": "mean"}, "'posthoc' of a0 is not a number"),
+        ("61.5", [[1, "posthoc.few.x", runs("a")]], {"show": "mean"}, "has no metric 'posthoc.few.x'"),
+        ("11.0", [A[0], [-1, "accuracy", runs("b", (0, 1))]], {"show": "mean"}, "the terms have 3 and 2 runs"),
+        (
+            "11.0",
+            [A[0], [-1, "accuracy", runs("b", (0, 2, 1))]],
+            {"show": "mean"},
+            "number 2 of the runs is of another",
+        ),
+        ("60.0 ± 0.0", [[1, "accuracy", ["a0", "a0"]]], {"show": "spread"}, "a term names a run twice"),
+        ("61.5", A, {}, "data-show is None"),
+        ("61.5", A, {"show": "median"}, "data-show is 'median'"),
+        ("61.5", A, {"show": "mean", "digits": "one"}, "data-digits is 'one'"),
+        ("61.5", '[[1, "accuracy", ["a0"]', {"show": "mean"}, "data-terms is not a list"),
+        ("61.5", "[]", {"show": "mean"}, "data-terms is not a list"),
+        ("61.5", '{"accuracy": 1}', {"show": "mean"}, "data-terms is not a list"),
+        ("61.5", '[[1, "accuracy", [0, 1]]]', {"show": "mean"}, "data-terms is not a list"),
+    ],
+)
+def test_wrong_numbers_are_reported(text, terms, attributes, message, tmp_path):
+    count, problems = checked(tmp_path, text, terms, **attributes)
+    assert count == 1
+    assert len(problems) == 1
+    assert problems[0].startswith("page.ipynb: ")
+    assert re.search(message, problems[0]), problems[0]
+
+
+def test_what_names_no_runs_is_not_counted(tmp_path):
+    path = tmp_path / "page.ipynb"
+    outputs = [new_output("stream", text="61.6"), new_output("display_data", {"text/html": "<b>61.6</b>"})]
+    nbformat.write(new_notebook(cells=[new_code_cell("show()", outputs=outputs)]), path)
+    assert check.check_notebooks([path], check.reader(Store(), {})) == (0, [])
+
+
+def test_a_run_of_another_machine_is_read_from_its_promoted_record():
+    elsewhere = Record(**{**Store().records["a0"].to_dict(), "id": "c0", "result": {"accuracy": 9.0}})
+    load = check.reader(Store(), {"c0": elsewhere, "a0": elsewhere})
+    assert load("c0").result["accuracy"] == 9.0
+    assert load("a0").result["accuracy"] == 60.0, "the store comes first"
+    with pytest.raises(RunError):
+        load("d0")
+
+
+def test_promoted_records_are_compared_not_enforced():
+    promoted = Store().records
+    changed = Record(**{**promoted["a0"].to_dict(), "result": {**promoted["a0"].result, "accuracy": 60.25}})
+    elsewhere = Record(**{**promoted["a0"].to_dict(), "id": "c0"})
+    line = check.compare_promoted({**promoted, "a0": changed, "c0": elsewhere}, Store())
+    assert line.startswith("5 of 6 runs")
+    assert line.endswith("at most 0.25 points")
+    assert check.compare_promoted({}, Store()).startswith("0 of 0 runs")
+
+
+def test_the_numbers_are_those_of_numpy():
+    values = check.values_of([(1.0, "accuracy", runs("a")), (-2.0, "accuracy", runs("b"))], Store().load)
+    np.testing.assert_allclose(values, np.array(ACCURACY["a"]) - 2 * np.array(ACCURACY["b"]))
