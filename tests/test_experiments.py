@@ -143,7 +143,7 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks f
 
 @needs_proc
 def test_a_killed_worker_is_one_clear_error(tmp_path):
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0,1,2,3,4,5"]
     command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -166,7 +166,7 @@ def _is_worker(pid: str) -> bool:
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0,1,2,3,4,5"]
     command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -184,7 +184,7 @@ def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
         time.sleep(0.2)
     assert not _members(process.pid), "workers outlived the command"
     again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, check=True)
-    assert again.stdout.count("finetune-") == 4
+    assert again.stdout.count("finetune-") == 24
 
 
 def _members(group: int) -> list[str]:

@@ -248,14 +248,14 @@ def test_the_book_is_small_enough_to_send(book_html: Path) -> None:
     assert size < 25e6, f"{size / 1e6:.1f} MB"
 
 
-def test_displayed_numbers_are_those_of_the_records(book_html: Path) -> None:
+def test_displayed_numbers_are_those_of_the_records(book_html: Path, smoke_runs: Path) -> None:
     """The build checked the notebooks; here are the pages which were made of them."""
     if "LIVT_BOOK_HTML" in os.environ:
         pytest.skip("a book built elsewhere: its run store is not known")
     spec = importlib.util.spec_from_file_location("check", book_html.parents[1] / "check.py")
     check = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(check)
-    load = check.reader(RunStore(book_html.parents[2] / "runs"), read_promoted(book_html.parents[1] / "results"))
+    load = check.reader(RunStore(smoke_runs), read_promoted(book_html.parents[1] / "results"))
     checked = {}
     for name in pages_of(book_html):
         checked[name], problems = check.check_html((book_html / name).read_text(encoding="utf-8"), load)

@@ -15,8 +15,8 @@ MODES = {"logit_bias_derivation": "--nbval"}
 
 
 @pytest.fixture
-def environment(tmp_path):
-    return os.environ | {"LIVT_RUNS": str(tmp_path / "runs"), "LIVT_DATA": str(tmp_path / "data")}
+def environment(tmp_path, smoke_runs):
+    return os.environ | {"LIVT_RUNS": str(smoke_runs), "LIVT_DATA": str(tmp_path / "data")}
 
 
 def nbval(path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
