@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from typing import Any, Literal
 
 import pandas as pd
@@ -323,7 +323,7 @@ def _train_side_by_side(
     mininterval = 0.2 if sys.stderr.isatty() else 10.0
     bar = tqdm(total=total, disable=not progress, unit="epoch", mininterval=mininterval)
     context = get_context("spawn")
-    stop = context.Event()
+    stop = context.RawValue("b", 0)  # an Event would wait for a killed worker to take notice
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (os.getpid(), stop))
     running: dict[Future[None], str] = {}
     done: list[str] = []
@@ -351,17 +351,17 @@ def _train_side_by_side(
     finally:
         bar.close()
         if running:
-            stop.set()
+            stop.value = 1
         pool.shutdown(wait=not running, cancel_futures=True)
 
 
-def _start_worker(parent: int, stop: Event) -> None:
+def _start_worker(parent: int, stop: Any) -> None:
     """End at once with the parent or at its word: a run survives a kill at any instant."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        while os.getppid() == parent and not stop.wait(timeout=1):
-            pass
+        while os.getppid() == parent and not stop.value:
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
