@@ -143,8 +143,8 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks f
 
 @needs_proc
 def test_a_killed_worker_is_one_clear_error(tmp_path):
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0,1,2,3,4,5"]
-    command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke"]
+    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
@@ -166,8 +166,8 @@ def _is_worker(pid: str) -> bool:
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0,1,2,3,4,5"]
-    command += ["--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke"]
+    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
