@@ -42,7 +42,8 @@ check: $(STAMP) ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## speed of the losses and of a training step, as ratios within one run
+bench: $(STAMP) ## speed of the losses and of training steps beside their peers, as ratios within one run
+	$(BIN)/python -m pip install --quiet 'transformers>=4.50'
 	$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove what building made; keeps .venv and the run store

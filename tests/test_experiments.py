@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -168,9 +169,10 @@ def _is_worker(pid: str) -> bool:
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke"]
     command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell's background job ignores the interrupt, and so would what it starts.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
         time.sleep(0.05)
