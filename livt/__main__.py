@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from livt import __version__
 
@@ -69,16 +70,24 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per CPU core; 1 on a GPU)")
     sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
 
-    runs = commands.add_parser("runs", help="list, show, verify or promote runs")
+    runs = commands.add_parser("runs", help="list, show, compare, verify, promote, export or import runs")
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
     actions.add_parser("list", help="one line per run", parents=[common])
     sub = actions.add_parser("show", help="a run as JSON", parents=[common])
     sub.add_argument("run", help="a run's id or digest, or its beginning")
+    sub = actions.add_parser("compare", help="what differs between two runs", parents=[common])
+    sub.add_argument("run", help="a run's id or digest, or its beginning")
+    sub.add_argument("other", help="the run to compare it with")
     sub = actions.add_parser("verify", help="check every file of runs", parents=[common])
     sub.add_argument("run", nargs="*", help="runs (default: all)")
     sub = actions.add_parser("promote", help="write runs as records to be committed", parents=[common])
     sub.add_argument("run", nargs="+", help="runs to promote")
     sub.add_argument("--to", default="book/results", metavar="DIR", help="where (default: book/results)")
+    sub = actions.add_parser("export", help="write runs as one archive", parents=[common])
+    sub.add_argument("run", nargs="*", help="finished runs (default: all); their pretraining runs come with them")
+    sub.add_argument("--to", required=True, metavar="FILE.tar", help="the archive to write")
+    sub = actions.add_parser("import", help="bring in the runs of an archive, verified", parents=[common])
+    sub.add_argument("archive", metavar="FILE.tar", help="what export has written")
     return parser
 
 
@@ -87,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except KeyboardInterrupt:
-        print("\nlivt: interrupted; the same command goes on from the last complete epoch", file=sys.stderr)
+        hint = "" if options.command == "runs" else "; the same command goes on from the last complete epoch"
+        print(f"\nlivt: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 141
@@ -174,14 +184,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from livt.experiments import reproduce
     from livt.runs import RunStore, write_atomically
 
-    target = Path(options.csv) if options.csv else None
-    if target and (target.is_dir() or not os.access(target.parent, os.W_OK)):
-        raise ValueError(f"--csv {target}: cannot write a file there")
+    target = _new_file("--csv", options.csv) if options.csv else None
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
@@ -205,9 +211,16 @@ def _reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
-def _runs(options: argparse.Namespace) -> int:
-    from pathlib import Path
+def _new_file(option: str, name: str) -> Path:
+    """Return the path of a file to write, or say at once that it cannot be written."""
+    path = Path(name)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{option} {name}: cannot write a file there")
+    return path
 
+
+def _runs(options: argparse.Namespace) -> int:
+    from livt.archive import export_runs, import_runs
     from livt.runs import RunError, RunStore, dump_json, promote
 
     store = RunStore(options.runs)
@@ -217,6 +230,17 @@ def _runs(options: argparse.Namespace) -> int:
                 print(_describe(store, run_id))
         case "show":
             sys.stdout.write(dump_json(store.load(store.find(options.run)).to_dict()).decode())
+        case "compare":
+            for line in _compare(*(store.load(store.find(name)) for name in (options.run, options.other))):
+                print(line)
+        case "export":
+            target = _new_file("--to", options.to)
+            for run_id in export_runs(store, [store.find(name) for name in options.run], target):
+                print(f"{run_id}: exported")
+            print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+        case "import":
+            for run_id, is_new in import_runs(store, Path(options.archive)).items():
+                print(f"{run_id}: {'imported' if is_new else 'already here, with the same result'}")
         case "promote":
             for name in options.run:
                 print(promote(store, store.find(name), Path(options.to)))
@@ -247,6 +271,43 @@ def _describe(store, run_id: str) -> str:
     if record.stage == "pretrain":
         return f"{run_id}  {what}: training loss {record.result['train_loss']:.4f}"
     return f"{run_id}  {what}, {config['finetune']['loss']}: {_scores(record.result)}"
+
+
+def _compare(a, b) -> Iterator[str]:
+    """Yield the lines that lay two records side by side: settings and environment that differ, all single results."""
+    missing = object()
+    rows = [["", a.id, b.id, "difference"]]
+    for part in ("config", "result", "environment"):
+        rows.append([{"config": "settings", "result": "results"}.get(part, part)])
+        left, right = dict(_flat(getattr(a, part))), dict(_flat(getattr(b, part)))
+        for path in sorted(left | right):
+            pair = left.get(path, missing), right.get(path, missing)
+            if pair[0] == pair[1] and (part != "result" or isinstance(pair[0], list)):
+                continue
+            texts = ["-" if value is missing else _cell(value) for value in pair]
+            numbers = part == "result" and all(isinstance(value, int | float) for value in pair)
+            equal = "equal" if pair[0] == pair[1] else f"{pair[1] - pair[0]:+.4f}" if numbers else ""
+            rows.append([f"  {path}", *texts, equal])
+        if len(rows[-1]) == 1:
+            rows.append(["  no difference"])
+    widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(4)]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)).rstrip()
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a nested mapping as (dotted path, value)."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} values"
+    return f"{value:.4f}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ FLOORS = {
     "runs": 1,
     "recipes": 1,
     "augment": 1,
+    "archive": 2,
     "data": 2,
     "models": 2,
     "mae": 3,
