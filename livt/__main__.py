@@ -284,10 +284,11 @@ def _compare(a, b) -> Iterator[str]:
             pair = left.get(path, missing), right.get(path, missing)
             if pair[0] == pair[1] and (part != "result" or isinstance(pair[0], list)):
                 continue
-            texts = ["-" if value is missing else _cell(value) for value in pair]
+            form = "{:.4f}" if part == "result" else "{}"
+            texts = ["-" if value is missing else _cell(value, form) for value in pair]
             numbers = part == "result" and all(isinstance(value, int | float) for value in pair)
-            equal = "equal" if pair[0] == pair[1] else f"{pair[1] - pair[0]:+.4f}" if numbers else ""
-            rows.append([f"  {path}", *texts, equal])
+            difference = "equal" if pair[0] == pair[1] else f"{pair[1] - pair[0]:+.4f}" if numbers else "differs"
+            rows.append([f"  {path}", *texts, difference if part == "result" else ""])
         if len(rows[-1]) == 1:
             rows.append(["  no difference"])
     widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(4)]
@@ -304,10 +305,10 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield above + key, value
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, form: str) -> str:
     if isinstance(value, list):
         return f"{len(value)} values"
-    return f"{value:.4f}" if isinstance(value, float) else "null" if value is None else str(value)
+    return form.format(value) if isinstance(value, float) else "null" if value is None else str(value)
 
 
 if __name__ == "__main__":

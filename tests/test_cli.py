@@ -39,7 +39,7 @@ def test_help_answers_within_a_second():
 @pytest.mark.parametrize(
     "arguments",
     [["pretrain"], ["finetune"], ["evaluate"], ["reproduce"], ["runs"], ["runs", "list"], ["runs", "show"],
-     ["runs", "verify"], ["runs", "promote"]],
+     ["runs", "compare"], ["runs", "verify"], ["runs", "promote"], ["runs", "export"], ["runs", "import"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_has_help(capsys, arguments):
@@ -80,6 +80,12 @@ def test_names_on_the_command_line_are_those_of_the_package():
         (["evaluate", "nothing"], "no single run 'nothing'"),
         (["runs", "show", "nothing"], "no single run 'nothing'"),
         (["runs", "promote", "nothing"], "no single run 'nothing'"),
+        (["runs", "compare", "nothing", "other"], "no single run 'nothing'"),
+        (["runs", "export", "nothing", "--to", "x.tar"], "no single run 'nothing'"),
+        (["runs", "export", "--to", "/nowhere/x.tar"], "--to /nowhere/x.tar: cannot write a file there"),
+        (["runs", "export", "--to", "x.tar"], "there is no finished run in"),
+        (["runs", "import", "/nowhere/x.tar"], "No such file or directory: '/nowhere/x.tar'"),
+        (["runs", "import", __file__], "test_cli.py is not an archive of runs"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_status_2_before_any_work(capsys, tmp_path, monkeypatch, arguments, message):
