@@ -1,6 +1,7 @@
 """The command line: ``python -m livt``. A user's mistake is one line on stderr and exit status 2."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     training = _Parser(add_help=False)
     training.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     training.add_argument("--quiet", action="store_true", help="no progress bars")
+    training.add_argument("--workers", type=int, help="processes that load images from files (default: a core each, 8)")
+    training.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
+    training.add_argument(
+        "--checkpointing", action="store_true", help="compute activations again for the gradient: less memory, slower"
+    )
+    training.add_argument("--tensorboard", default="", metavar="DIR", help="also log each epoch for TensorBoard there")
     seeds = "0,1,2"
 
     for stage, text in (("pretrain", "MGP: train a masked autoencoder"), ("finetune", "BFT: train a classifier")):
@@ -104,16 +111,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_known(error):
             raise
-        print(f"livt: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"livt: error: {' '.join(_message(error, options).split())}", file=sys.stderr)
         return 2
 
 
 def _is_known(error: Exception) -> bool:
     """Tell a user's mistake, or a state of the machine that the message explains, from a defect of this program."""
     from livt.optim import NonFiniteLossError
-    from livt.runs import RunError
+    from livt.runs import RunError, is_out_of_memory
 
-    return isinstance(error, ValueError | RunError | NonFiniteLossError | OSError)
+    return isinstance(error, ValueError | RunError | NonFiniteLossError | OSError) or is_out_of_memory(error)
+
+
+def _message(error: Exception, options: argparse.Namespace) -> str:
+    """Return what to tell the user of a known error."""
+    from livt.runs import RunError, is_out_of_memory
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        kept = "complete epochs and finished runs are kept, and with more room the same command goes on from them"
+        file = error.filename or getattr(options, "to", None)
+        return f"{f'{file}: ' if file else ''}{error.strerror}; {kept}"
+    if is_out_of_memory(error) and not isinstance(error, RunError):
+        return "out of memory: close other programs, or take another --device; nothing finished is lost"
+    return str(error)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -151,19 +171,32 @@ def _train(options: argparse.Namespace) -> int:
             raise ValueError(f"--set {item}: expected SECTION.FIELD=VALUE")
         overrides[path] = value
     recipe = with_overrides(RECIPES[options.recipe](), overrides)
+    engine = _engine(options)
 
+    import torch
+
+    from livt.distributed import is_leader, process_group
     from livt.finetune import finetune
     from livt.pretrain import pretrain
     from livt.runs import RunStore
 
-    store, device, progress = RunStore(options.runs), _device(options.device), not options.quiet
-    if options.command == "pretrain" or recipe.pretrain is not None:
-        record = pretrain(recipe, store, device=device, progress=progress)
-        print(f"{record.id}: training loss {record.result['train_loss']:.4f}")
-    if options.command == "finetune":
-        record = finetune(recipe, store, device=device, progress=progress)
-        print(f"{record.id}: {_scores(record.result)}")
+    store = RunStore(options.runs, options.tensorboard)
+    with process_group(torch.device(_device(options.device))) as device:
+        how = {"device": str(device), "progress": not options.quiet, "engine": engine}
+        say = print if is_leader() else lambda _: None
+        if options.command == "pretrain" or recipe.pretrain is not None:
+            record = pretrain(recipe, store, **how)
+            say(f"{record.id}: training loss {record.result['train_loss']:.4f}")
+        if options.command == "finetune":
+            record = finetune(recipe, store, **how)
+            say(f"{record.id}: {_scores(record.result)}")
     return 0
+
+
+def _engine(options: argparse.Namespace):
+    from livt.config import Engine
+
+    return Engine(workers=options.workers, compile=options.compile, checkpointing=options.checkpointing)
 
 
 def _scores(result: dict) -> str:

@@ -4,12 +4,14 @@ Shapes: ``B`` batch, ``H`` and ``W`` pixels.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from timm.data.auto_augment import rand_augment_transform
+from PIL import Image, ImageOps
+from timm.data import create_transform
+from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,6 +44,62 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(state)
 
 
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Draw from seeds of this key alone: what was drawn before, or elsewhere, does not matter, nor does it notice."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed_everything(*key)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+# Of the official code: up to this many pixels, evaluation cuts the centre out of an image 256 / 224 times as large.
+LARGEST_WITH_MARGIN, MARGIN = 224, 256 / 224
+
+
+def file_transform(config: AugmentConfig | None, size: int, mean: Sequence[float]) -> Callable[[Image.Image], Tensor]:
+    """Return timm's transform of one RGB image to uint8 [3, size, size]: crop, flip, RandAugment, all bicubic.
+
+    ``config`` None is for evaluation: resize, and cut out the centre. Random erasing and normalization are left to the
+    batch (:meth:`Augment.finish`).
+    """
+    if config is None:
+        crop = 1 / MARGIN if size <= LARGEST_WITH_MARGIN else 1.0
+        transform = create_transform(size, use_prefetcher=True, interpolation="bicubic", crop_pct=crop)
+    else:
+        transform = create_transform(
+            size,
+            is_training=True,
+            use_prefetcher=True,
+            scale=(config.crop_min_scale, 1.0),
+            hflip=0.5 if config.flip else 0.0,
+            color_jitter=None,
+            auto_augment=config.rand_augment,
+            interpolation="bicubic",
+            mean=mean,
+        )
+        for step in transform.transforms:
+            if isinstance(step, RandAugment):
+                _blacken(step)
+    return lambda image: torch.as_tensor(np.asarray(transform(image)))
+
+
+def _blacken(policy: RandAugment) -> RandAugment:
+    """Let a RandAugment keep 0 bits of an image, at magnitude 10, as ever: black. Since 13, Pillow refuses that."""
+
+    def posterize(image: Image.Image, bits: int, **_) -> Image.Image:
+        return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+    for operation in policy.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = posterize
+    return policy
+
+
 class Augment:
     """Augment and normalize a batch: uint8 [B, 3, H, W] in, float32 [B, 3, H, W] out, on the batch's device."""
 
@@ -52,7 +110,7 @@ class Augment:
         fill = tuple(round(255 * m) for m in mean)
         name = config.rand_augment
         try:
-            self.rand_augment = rand_augment_transform(name, {"img_mean": fill}) if name else None
+            self.rand_augment = _blacken(rand_augment_transform(name, {"img_mean": fill})) if name else None
         except (AssertionError, KeyError, ValueError) as error:
             raise ValueError(f"augment.rand_augment {name!r} is no timm policy such as rand-m9-mstd0.5-inc1") from error
 
@@ -72,9 +130,13 @@ class Augment:
         if self.rand_augment is not None:
             augmented = [pil_to_tensor(self.rand_augment(to_pil_image(image))) for image in images.cpu()]
             images = torch.stack(augmented).to(images.device)
+        return self.finish(images)
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Normalize, and erase at random: what is left for images that :func:`file_transform` has augmented."""
         images = self.normalize(images)
-        if config.random_erasing:
-            erase = RandomErasing(config.random_erasing, mode="pixel", max_count=1, device=images.device)
+        if self.config.random_erasing:
+            erase = RandomErasing(self.config.random_erasing, mode="pixel", max_count=1, device=images.device)
             images = erase(images)
         return images
 

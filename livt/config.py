@@ -21,9 +21,13 @@ DATASETS = {
     "digits": (10, 8, 8),
     "digit_pairs": (100, 8, 16),
     "cifar10": (10, 32, 32),
+    "cifar100": (100, 32, 32),
     "tiny_imagenet": (200, 64, 64),
     "tiny_imagenet_32": (200, 32, 32),
 }
+# name: classes. Their images differ in size and stay in files until they are needed; data.image_size says how large
+# the model sees them.
+FILE_DATASETS = {"imagenet_lt": 1000, "imagenet_bal": 1000, "inat18": 8142, "places_lt": 365}
 # name: (width, depth, heads); the last four as in the paper (Table 5), the others for small images
 MODEL_SIZES = {
     "femto": (16, 2, 2),
@@ -92,8 +96,9 @@ class DataConfig(_Section):
     """Which images train, and which evaluate.
 
     ``imbalance_factor`` None takes the data set's own training counts (Tiny-ImageNet: those of ImageNet-LT);
-    ``balanced`` spreads as many images evenly over the classes. ``image_size`` None keeps the native size.
-    ``evaluation`` "validation" sets training images apart to choose settings by; "test" is for reporting.
+    ``balanced`` spreads as many images evenly over the classes. ``image_size`` None keeps the native size; the large
+    sets (``FILE_DATASETS``) have none. ``evaluation`` "validation" sets training images apart to choose settings by;
+    "test" is for reporting.
     """
 
     name: str
@@ -105,7 +110,8 @@ class DataConfig(_Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.name in DATASETS, f"data.name {self.name!r} is not one of {', '.join(DATASETS)}")
+        names = (*DATASETS, *FILE_DATASETS)
+        _require(self.name in names, f"data.name {self.name!r} is not one of {', '.join(names)}")
         _require(self.evaluation in ("test", "validation"), "data.evaluation must be 'test' or 'validation'")
         _require(
             (self.max_count is None) == (self.imbalance_factor is None),
@@ -118,10 +124,19 @@ class DataConfig(_Section):
                 f"{self.max_count}: the smallest class needs an image",
             )
         _require(self.image_size is None or self.image_size > 0, "data.image_size must be positive")
+        _require(
+            self.image_size is not None or self.name in DATASETS,
+            f"data.image_size must be set: the images of {self.name} differ in size",
+        )
+
+    @property
+    def in_files(self) -> bool:
+        """Whether images are decoded when they are needed, not held in memory."""
+        return self.name in FILE_DATASETS
 
     @property
     def num_classes(self) -> int:
-        return DATASETS[self.name][0]
+        return FILE_DATASETS[self.name] if self.in_files else DATASETS[self.name][0]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -169,8 +184,9 @@ class AugmentConfig(_Section):
 class StageConfig(_Section):
     """Optimisation, shared by both stages: AdamW, linear warm-up, half cosine; lr = base_lr * batch_size / 256.
 
-    ``batch_size`` is the effective one; it is worked off in ``accumulation_steps`` parts. Epochs count passes over
-    the training images. ``clip_grad``: largest gradient norm, None for no clipping.
+    ``batch_size`` is the effective one, over all devices. It is worked off in ``accumulation_steps`` equal parts, which
+    the devices share: 8 parts are 8 on one device, or 4 each on two, with the same result to rounding. Epochs count
+    passes over the training images. ``clip_grad``: largest gradient norm, None for no clipping.
     """
 
     epochs: int
@@ -215,7 +231,8 @@ class PretrainConfig(StageConfig):
     """MGP: a masked autoencoder on the training images, without labels (He et al., CVPR 2022).
 
     ``probes``: how many times the features are probed with labels, at equal distances from the start to the end of
-    training; the probes read and never train the encoder.
+    training; the probes read and never train the encoder. ``data``: other images to pretrain on, or of another size;
+    None takes those of the recipe.
     """
 
     beta2: float = 0.95
@@ -225,6 +242,7 @@ class PretrainConfig(StageConfig):
     decoder_depth: int
     decoder_heads: int
     probes: int = 0
+    data: DataConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -291,24 +309,37 @@ class Recipe(_Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
-        height, width = self.data.size
         patch = self.model.patch_size
-        _require(
-            height % patch == 0 and width % patch == 0,
-            f"image size {height} x {width} is not a multiple of model.patch_size {patch}",
-        )
-        for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+        for name, stage, size in (
+            ("pretrain", self.pretrain, self.pretrain_data.size),
+            ("finetune", self.finetune, self.data.size),
+        ):
+            height, width = size
+            _require(
+                height % patch == 0 and width % patch == 0,
+                f"image size {height} x {width} is not a multiple of model.patch_size {patch}",
+            )
             shift = 0 if stage is None else stage.augment.shift
             _require(
                 shift < min(height, width), f"{name}.augment.shift {shift} moves the image ({height} x {width}) away"
             )
         if self.pretrain is not None:
+            height, width = self.pretrain_data.size
             patches = height // patch * (width // patch)
             visible = int(patches * (1 - self.pretrain.mask_ratio))
             _require(
                 0 < visible < patches,
                 f"pretrain.mask_ratio {self.pretrain.mask_ratio:g} leaves {visible} of {patches} patches visible",
             )
+            _require(
+                len({h * w for h, w in (self.data.size, self.pretrain_data.size)}) == 1 or height == width,
+                "positions can be resampled from square images only: pretrain.data is not square",
+            )
+
+    @property
+    def pretrain_data(self) -> DataConfig:
+        """The images of the pretraining stage."""
+        return self.data if self.pretrain is None or self.pretrain.data is None else self.pretrain.data
 
     def stage(self, stage: str) -> dict[str, Any]:
         """Return the JSON configuration that decides the run of ``stage``, "pretrain" or "finetune"."""
@@ -316,7 +347,29 @@ class Recipe(_Section):
         if stage == "pretrain":
             _require(self.pretrain is not None, "this recipe trains from scratch: it has no pretraining stage")
             del values["finetune"]
+            values["data"] = self.pretrain_data.to_dict()  # a recipe on these data themselves shares the run
+            del values["pretrain"]["data"]
+        elif values["pretrain"] and values["pretrain"]["data"] is None:
+            del values["pretrain"]["data"]  # what says nothing is not part of a run's name
         return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine(_Section):
+    """How to train, which does not change what is trained.
+
+    ``workers``: processes that load images from files, None for one per CPU core, eight at most; 0 loads in the
+    training process. ``compile``: by ``torch.compile``. ``checkpointing``: keep the activations of one block at a time
+    and compute them again for the gradient; takes less memory and about a third more time.
+    """
+
+    workers: int | None = None
+    compile: bool = False
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.workers is None or self.workers >= 0, f"workers must not be negative, not {self.workers}")
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:

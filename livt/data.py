@@ -1,16 +1,15 @@
-"""Data sets by name, and batches of them.
+"""Data sets by name.
 
-Images are uint8 tensors in memory, [N, 3, H, W]; they become normalized floats a batch at a time.
-``digits`` and ``digit_pairs`` come with scikit-learn; the others are read from the data folder: ``$LIVT_DATA``, else
-``data/``, as ``<name>/{train,test}.parquet`` in the Hugging Face image layout (``image`` = bytes and path, ``label``).
+Small sets are uint8 tensors in memory, [N, 3, H, W]; large ones stay in files. Both become normalized floats a batch at
+a time (``livt.batches``). ``digits`` and ``digit_pairs`` come with scikit-learn; the others are read from the data
+folder: ``$LIVT_DATA``, else ``data/``, as ``<name>/{train,test}.parquet`` in the Hugging Face image layout (``image`` =
+bytes and path, ``label``), or as a folder of files (``livt.images``).
 
-Shapes: ``N`` images, ``B`` batch, ``C`` classes.
+Shapes: ``N`` images, ``C`` classes.
 """
 
 import hashlib
-import io
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
+from livt import distributed
 from livt.augment import Augment
 from livt.config import DATASETS, DataConfig, Recipe
+from livt.images import DataError, FileSplit, Split, decode, read_folder
 from livt.longtail import exponential_counts, subset_indices
 
 # Per digit: scans set apart for the test split, then for validation; the rest train.
@@ -34,31 +35,26 @@ VALIDATION_IMAGES = 20  # per class, of the Parquet data sets
 TRAIN_FILES, TEST_FILES = ("train.parquet", "train_pool.parquet"), ("test.parquet", "val.parquet")
 
 
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and the remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """images: uint8 [N, 3, H, W]; labels: int64 [N]."""
-
-    images: Tensor
-    labels: Tensor
-
-    def to(self, device: torch.device) -> "Split":
-        return Split(images=self.images.to(device), labels=self.labels.to(device))
+# Which script makes the folder of a large set.
+SCRIPTS = {
+    "imagenet_lt": "data_prep/imagenet_lt.py",
+    "imagenet_bal": "data_prep/imagenet_lt.py --balanced",
+    "inat18": "data_prep/inat18.py",
+    "places_lt": "data_prep/places_lt.py",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A training split and an evaluation split (the test split, or validation images set apart from training).
 
-    class_counts: int [C] of the training split. mean, std: of its channels, in [0, 1]. digest: of all images and
-    labels, 16 hexadecimal digits.
+    class_counts: int [C] of the training split. mean, std: of its channels, in [0, 1] (large sets: those of ImageNet,
+    as the official code has them). digest: of all images and labels (large sets: of all paths, sizes and labels),
+    16 hexadecimal digits.
     """
 
-    train: Split
-    evaluation: Split
+    train: Split | FileSplit
+    evaluation: Split | FileSplit
     class_counts: NDArray[np.int64]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -75,7 +71,7 @@ class Dataset:
         return len(self.train.labels) // batch_size
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def load_dataset(config: DataConfig) -> Dataset:
     """Return the data set of a configuration; the same configuration always gives the same images.
 
@@ -83,6 +79,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     # One fixed seed: which images train and which evaluate is a property of the data set, not of a run.
     generator = np.random.default_rng(0)
+    if config.in_files:
+        return _file_dataset(config, generator)
     if config.name == "digits":
         train, evaluation = _digits(config, generator)
     elif config.name == "digit_pairs":
@@ -106,12 +104,30 @@ def load_dataset(config: DataConfig) -> Dataset:
     )
 
 
-def check_fit(recipe: Recipe, data: Dataset) -> None:
-    """Raise ValueError where a stage of the recipe cannot train on the data: before either stage begins."""
-    for stage in (recipe.pretrain, recipe.finetune):
-        if stage is not None:
-            data.steps_per_epoch(stage.batch_size)
-            Augment(stage.augment, data.mean, data.std)
+def check_fit(recipe: Recipe) -> None:
+    """Raise ValueError where a stage of the recipe cannot train on its data, or on so many processes.
+
+    It is called before either stage begins.
+    """
+    for name, stage, config in (
+        ("pretrain", recipe.pretrain, recipe.pretrain_data),
+        ("finetune", recipe.finetune, recipe.data),
+    ):
+        if stage is None:
+            continue
+        data = load_dataset(config)
+        data.steps_per_epoch(stage.batch_size)
+        Augment(stage.augment, data.mean, data.std)
+        if config.in_files and (stage.augment.crop_min_scale is None or stage.augment.shift):
+            raise ValueError(
+                f"{name}.augment: the images of {config.name} differ in size, so crop_min_scale must be set, and shift "
+                "be 0"
+            )
+        if stage.accumulation_steps % distributed.size():
+            raise ValueError(
+                f"{distributed.size()} processes cannot share a batch of {stage.accumulation_steps} parts evenly: set "
+                f"{name}.accumulation_steps to a multiple of {distributed.size()}"
+            )
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -201,6 +217,29 @@ def _compose(
     return _rgb(torch.cat(images), labels)
 
 
+# ---------------------------------------------------------------- folders of files
+
+
+def _file_dataset(config: DataConfig, generator: np.random.Generator) -> Dataset:
+    if config.evaluation == "validation":
+        raise DataError(f"{config.name} is prepared without validation images: data.evaluation must be 'test'")
+    assert config.image_size is not None
+    folder = data_folder() / config.name
+    train, evaluation, listed = read_folder(folder, config.num_classes, config.image_size, SCRIPTS[config.name])
+    labels = train.labels.numpy()
+    counts = profile_counts(config, np.bincount(labels, minlength=config.num_classes))
+    indices = _subset(labels, counts, generator, config)
+    content = hashlib.sha256(listed.encode() + indices.tobytes()).hexdigest()
+    return Dataset(
+        train=train.subset(indices),
+        evaluation=evaluation,
+        class_counts=counts,
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        digest=content[:16],
+    )
+
+
 # ---------------------------------------------------------------- Parquet files in the data folder
 
 
@@ -222,9 +261,11 @@ def _parquet(config: DataConfig, generator: np.random.Generator) -> tuple[Split,
         held_out = np.concatenate([m[-VALIDATION_IMAGES:] for m in members])
         pool = np.concatenate([m[:-VALIDATION_IMAGES] for m in members])
     available = np.bincount(labels[pool], minlength=config.num_classes)
-    if config.name == "tiny_imagenet" and config.imbalance_factor is None:
-        available = np.minimum(available, _imagenet_lt_counts(train_file.with_name("classes.csv")))
-    train = pool[_subset(labels[pool], profile_counts(config, available), generator, config)]
+    if config.name == "tiny_imagenet":
+        counts = _tiny_imagenet_counts(config, available, train_file.with_name("classes.csv"))
+    else:
+        counts = profile_counts(config, available)
+    train = pool[_subset(labels[pool], counts, generator, config)]
     train_split = _decode(encoded, labels, train, config, train_file)
     if config.evaluation == "validation":
         return train_split, _decode(encoded, labels, held_out, config, train_file)
@@ -265,6 +306,17 @@ def _read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.
     return encoded, labels
 
 
+def _tiny_imagenet_counts(config: DataConfig, available: NDArray[np.int64], classes: Path) -> NDArray[np.int64]:
+    """Return the training images of each class: as many as ImageNet-LT has, or a profile in the order of its counts."""
+    if config.imbalance_factor == 1:
+        return profile_counts(config, available)  # the order is of no account
+    imagenet_lt = _imagenet_lt_counts(classes)
+    if config.imbalance_factor is None:
+        return profile_counts(config, np.minimum(available, imagenet_lt))
+    rank = np.argsort(np.argsort(-imagenet_lt, kind="stable"))
+    return profile_counts(config, available)[rank]
+
+
 def _imagenet_lt_counts(path: Path) -> NDArray[np.int64]:
     """Return ImageNet-LT's own training counts for the classes of Tiny-ImageNet, int [200]."""
     import pandas as pd
@@ -294,12 +346,9 @@ def _decode(encoded: list[dict], labels: NDArray, indices: NDArray, config: Data
     _, height, width = DATASETS[config.name]
     images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
     for row, i in enumerate(indices):
-        name = f"{path}, row {i}"
-        try:
-            name += f" ({encoded[i]['path']})"
-            image = Image.open(io.BytesIO(encoded[i]["bytes"])).convert("RGB")
-        except (OSError, SyntaxError, TypeError, ValueError, KeyError) as error:
-            raise DataError(f"{name} does not decode ({error}): fetch the file anew") from None
+        found = encoded[i] if isinstance(encoded[i], dict) else {}
+        name = f"{path}, row {i}" + (f" ({found['path']})" if found.get("path") else "")
+        image = decode(found.get("bytes") or b"", name, "fetch the file anew")
         if image.size != (width, height):
             found = f"{image.size[0]} x {image.size[1]} pixels"
             raise DataError(f"{name} is {found}, expected {width} x {height}: fetch the file anew")
@@ -310,11 +359,3 @@ def _decode(encoded: list[dict], labels: NDArray, indices: NDArray, config: Data
 def _resized(split: Split, size: tuple[int, int]) -> Split:
     resized = F.interpolate(split.images.float(), size, mode="bicubic", antialias=True, align_corners=False)
     return Split(images=resized.round_().clamp_(0, 255).to(torch.uint8), labels=split.labels)
-
-
-def batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the split in random order in full batches, uint8 [B, 3, H, W] and int64 [B]; a rest is left out."""
-    order = torch.randperm(len(split.labels)).to(split.labels.device)
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        index = order[start : start + batch_size]
-        yield split.images[index], split.labels[index]

@@ -7,13 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from livt.augment import Augment
-from livt.data import Split
+from livt.batches import apply
+from livt.config import Engine
+from livt.images import FileSplit, Split
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, split: Split, augment: Augment, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
-    """Return raw float32 logits [N, C] and labels [N] of a split, on the CPU; the model is left in evaluation mode."""
+def predict(
+    model: nn.Module,
+    split: Split | FileSplit,
+    augment: Augment,
+    precision: str = "float32",
+    engine: Engine = Engine(),
+) -> tuple[Tensor, Tensor]:
+    """Return raw float32 logits [N, C] and labels [N] of a split, on the CPU; the model is left in evaluation mode.
+
+    ``precision`` "bfloat16" computes as such a training does. Several processes share the images.
+    """
     model.eval()
     device = next(model.parameters()).device
-    parts = [model(augment.normalize(images.to(device))).float().cpu() for images in split.images.split(batch_size)]
-    return torch.cat(parts), split.labels.cpu()
+
+    def logits_of(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return model(images)
+
+    return apply(logits_of, split, augment, device, engine), split.labels.cpu()

@@ -1,6 +1,6 @@
 """BFT, balanced fine-tuning: the classifier, from the pretrained encoder or from scratch.
 
-Shapes: ``B`` batch, ``C`` classes. Images are uint8 [B, 3, H, W] until augmentation.
+Shapes: ``B`` images of a part of a batch, ``C`` classes.
 """
 
 import dataclasses
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from livt.augment import Augment, one_cpu_thread, seed_everything
-from livt.config import FinetuneConfig, Recipe
-from livt.data import batches, check_fit, load_dataset
+from livt.batches import TrainingBatches
+from livt.config import Engine, FinetuneConfig, Recipe
+from livt.data import check_fit, load_dataset
+from livt.distributed import barrier, wrap
 from livt.evaluate import predict
 from livt.losses import (
     BalancedBinaryCrossEntropy,
@@ -55,14 +57,12 @@ def create_classifier(recipe: Recipe, *, drop_path: float = 0.0) -> VisionTransf
     return create_vit(size, recipe.data.size, patch_size, recipe.data.num_classes, drop_path=drop_path)
 
 
-def load_pretrained(
-    vit: VisionTransformer, recipe: Recipe, store: RunStore, data_digest: str
-) -> tuple[str, LoadReport]:
+def load_pretrained(vit: VisionTransformer, recipe: Recipe, store: RunStore) -> tuple[str, LoadReport]:
     """Load the encoder of the recipe's pretraining run, and return that run's id and what was loaded.
 
     Raises RunError where that run is missing, unfinished, or damaged.
     """
-    run_id = store.id(recipe.stage("pretrain"), data_digest)
+    run_id = store.id(recipe.stage("pretrain"), load_dataset(recipe.pretrain_data).digest)
     if not store.is_finished(run_id):
         raise RunError(f"the pretraining run {run_id} is not finished in {store.root}: pretrain this recipe first")
     store.load(run_id)
@@ -95,7 +95,9 @@ def create_mixer(
     return mix
 
 
-def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
+def finetune(
+    recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True, engine: Engine = Engine()
+) -> Record:
     """Train the recipe's classifier, or return the finished run; resume what was interrupted.
 
     The last epoch's weights and metrics are the result, never the best epoch's. Raises ValueError for settings that
@@ -104,8 +106,8 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
     """
     # ---------------------------------------------------------------- what to do
     settings, on = recipe.finetune, torch.device(device)
+    check_fit(recipe)
     data = load_dataset(recipe.data)
-    check_fit(recipe, data)
     steps = data.steps_per_epoch(settings.batch_size)
 
     with one_cpu_thread(on), store.open(recipe.stage("finetune"), data.digest) as run:
@@ -115,36 +117,42 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         # ---------------------------------------------------------------- model, optimiser, state
         seed_everything(recipe.seed, STAGE, 0)
         vit = create_classifier(recipe, drop_path=settings.drop_path)
-        source, report = load_pretrained(vit, recipe, store, data.digest) if recipe.pretrain else (None, None)
+        source, report = load_pretrained(vit, recipe, store) if recipe.pretrain else (None, None)
         start = start_bias(settings.loss, settings.start, data.class_counts, settings.tau)
         with torch.no_grad():
             vit.head.bias.copy_(start)
         vit = vit.to(on)
+        vit.set_grad_checkpointing(engine.checkpointing)
         optimizer = create_optimizer(vit, settings, settings.layer_decay)
         run.restore(vit, optimizer)
+        if engine.compile:
+            vit.compile()
+        model = wrap(vit, on)
         criterion = create_loss(settings, data.class_counts).to(on)
         mix = create_mixer(settings, data.class_counts)
-        augment, train = Augment(settings.augment, data.mean, data.std), data.train.to(on)
+        augment = Augment(settings.augment, data.mean, data.std)
+        batches = TrainingBatches(data.train, settings, augment, (recipe.seed, STAGE), on, engine)
 
         def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-            mixed, targets = mix(augment(images), labels)
-            return criterion(vit(mixed), targets)
+            mixed, targets = mix(images, labels)
+            return criterion(model(mixed), targets)
 
         # ---------------------------------------------------------------- train, evaluate each epoch
         for epoch in run.epochs(settings.epochs, progress):
-            seed_everything(recipe.seed, STAGE, 1 + epoch)
             vit.train()
             losses, schedule = [], epoch_schedule(settings, epoch, steps)
-            for (step, lr), batch in zip(schedule, batches(train, settings.batch_size), strict=True):
+            for (step, lr), parts in zip(schedule, batches.epoch(epoch), strict=True):
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
-                losses.append(take_step(optimizer, loss_of, batch, lr=lr, settings=settings, where=where))
+                loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings, where=where, model=model)
+                losses.append(loss)
             check_finite(vit, f"the end of epoch {epoch + 1} of {run.id}")
-            scores = evaluate_logits(*predict(vit, data.evaluation, augment), data.class_counts)
+            logits, labels = predict(vit, data.evaluation, augment, settings.precision, engine)
+            scores = evaluate_logits(logits, labels, data.class_counts)
             about = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
             run.save(vit, optimizer, _scores(scores) | about)
 
         # ---------------------------------------------------------------- the last epoch is the result
-        logits, labels = predict(vit, data.evaluation, augment)
+        logits, labels = predict(vit, data.evaluation, augment, settings.precision, engine)
         result = summarize(logits, labels, data.class_counts)
         if not settings.loss.startswith("bal_"):
             bias_of = balanced_bce_bias if settings.loss == "bce" else balanced_ce_bias
@@ -152,7 +160,9 @@ def finetune(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
             result["posthoc"] = _scores(adjusted)
         result["share_to_95"] = share_to(0.95, run.metrics)
         result |= {"pretrain_run": source, "fresh": report.fresh if report else None}
-        run.finish(vit.state_dict(), result, settings.epochs * steps * settings.batch_size, on)
+        images = settings.epochs * steps * settings.batch_size
+        run.finish(vit.state_dict(), result, images, on, waited=batches.waited)
+    barrier()
     return store.load(run.id)
 
 
@@ -170,7 +180,7 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
     vit = create_classifier(recipe)
     vit.load_state_dict(load_file(store.weights(record.id)))
     augment = Augment(recipe.finetune.augment, data.mean, data.std)
-    return predict(vit.to(device), data.evaluation, augment)
+    return predict(vit.to(device), data.evaluation, augment, recipe.finetune.precision)
 
 
 def share_to(level: float, rows: Sequence[Mapping[str, float]]) -> float:

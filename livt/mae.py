@@ -3,6 +3,7 @@
 Shapes: ``B`` batch, ``L`` patches, ``V`` visible patches, ``p`` patch size, ``D`` encoder width, ``E`` decoder width.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from livt.models import count_blocks, load_strictly, read_checkpoint, vit_arguments
 
@@ -44,7 +46,8 @@ class MaskedAutoencoder(nn.Module):
     """Encodes the visible patches with ``encoder``, reconstructs the removed ones with a lighter decoder.
 
     ``encoder`` is a timm VisionTransformer with a class token. Its weights are initialised anew, its positions set
-    to fixed sine-cosine ones. Raises ValueError where widths and heads do not fit.
+    to fixed sine-cosine ones. With ``checkpointing`` set, training keeps the activations of one block at a time and
+    computes them again for the gradient. Raises ValueError where widths and heads do not fit.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError(f"decoder_heads {decoder_heads} does not divide decoder_width {decoder_width}")
         width, channels = encoder.embed_dim, encoder.patch_embed.proj.in_channels
         self.encoder = encoder
+        self.checkpointing = False
         self.patch_size = encoder.patch_embed.patch_size[0]
         # An encoder with fc_norm normalizes behind its pooling, which a decoder never sees: then the norm is ours.
         self.norm = _layer_norm(width) if isinstance(encoder.norm, nn.Identity) else nn.Identity()
@@ -115,7 +119,7 @@ class MaskedAutoencoder(nn.Module):
         positions = encoder.pos_embed.expand(len(patches), -1, -1)
         tokens = tokens + _take(positions[:, 1:], keep)
         class_token = encoder.cls_token + positions[:, :1]
-        return self.norm(encoder.norm(encoder.blocks(torch.cat((class_token, tokens), dim=1))))
+        return self.norm(encoder.norm(self._through(encoder.blocks, torch.cat((class_token, tokens), dim=1))))
 
     def decode(self, latent: Tensor, restore: Tensor) -> Tensor:
         """Predict all patches [B, L, p*p*3] from the visible ones; ``restore`` [B, L] undoes the shuffle."""
@@ -124,9 +128,12 @@ class MaskedAutoencoder(nn.Module):
         removed = self.mask_token.to(tokens.dtype).expand(batch, patches + 1 - tokens.shape[1], -1)
         shuffled = torch.cat((tokens[:, 1:], removed), dim=1)  # [B, L, E]
         tokens = torch.cat((tokens[:, :1], _take(shuffled, restore)), dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
+        return self.decoder_pred(self.decoder_norm(self._through(self.decoder_blocks, tokens)))[:, 1:]
+
+    def _through(self, blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+        for block in blocks:
+            tokens = checkpoint(block, tokens, use_reentrant=False) if self.checkpointing else block(tokens)
+        return tokens
 
     def forward(
         self,

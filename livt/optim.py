@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from livt.config import StageConfig
+from livt.distributed import mean, size, without_averaging
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -92,30 +94,34 @@ def check_finite(model: nn.Module, where: str) -> None:
 def take_step(
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[..., Tensor],
-    batch: tuple[Tensor, ...],
+    parts: Iterable[tuple[Tensor, ...]],
     *,
     lr: float,
     settings: StageConfig,
     where: str,
+    model: nn.Module | None = None,
 ) -> float:
-    """Update the parameters once from ``loss_of(*batch)``, worked off in ``settings.accumulation_steps`` parts.
+    """Update the parameters once from the mean of ``loss_of(*part)`` over this process's equal parts of the batch.
 
-    Returns the mean loss of the parts. Raises NonFiniteLossError naming ``where`` before any parameter changes.
+    ``model``: what ``loss_of`` calls, where several processes average its gradients. Returns the mean loss of the
+    parts of all processes. Raises NonFiniteLossError naming ``where`` before any parameter changes.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     optimizer.zero_grad(set_to_none=True)
-    parts = settings.accumulation_steps
-    mean = 0.0
-    for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
-        with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            loss = loss_of(*part) / parts
-        loss.backward()
-        mean += loss.item()
-    if not math.isfinite(mean):
-        raise NonFiniteLossError(f"the training loss is {mean} at {where}; lower base_lr or set clip_grad")
+    own = settings.accumulation_steps // size()
+    total = torch.zeros((), device=parameters[0].device, dtype=parameters[0].dtype)
+    for number, part in enumerate(parts, 1):
+        with nullcontext() if number == own else without_averaging(model):
+            with torch.autocast(part[0].device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                loss = loss_of(*part) / own
+            loss.backward()
+        total += loss.detach()
+    loss_value = mean(total)
+    if not math.isfinite(loss_value):
+        raise NonFiniteLossError(f"the training loss is {loss_value} at {where}; lower base_lr or set clip_grad")
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(parameters, settings.clip_grad)
     optimizer.step()
-    return mean
+    return loss_value

@@ -1,6 +1,6 @@
 """MGP, masked generative pretraining: a masked autoencoder on the training images, without labels.
 
-Shapes: ``B`` batch. Images are uint8 [B, 3, H, W] until augmentation.
+Shapes: ``B`` images of a part of a batch.
 """
 
 from typing import Any
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from livt.augment import Augment, one_cpu_thread, seed_everything
-from livt.config import PretrainConfig, Recipe
-from livt.data import batches, check_fit, load_dataset
+from livt.batches import TrainingBatches
+from livt.config import Engine, PretrainConfig, Recipe
+from livt.data import check_fit, load_dataset
+from livt.distributed import barrier, wrap
 from livt.mae import MaskedAutoencoder
 from livt.models import create_vit
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
@@ -23,7 +25,7 @@ STAGE = 1  # keeps the random numbers of the two stages apart
 def create_mae(recipe: Recipe) -> MaskedAutoencoder:
     """Return the untrained masked autoencoder of a recipe. Raises ValueError for a recipe without pretraining."""
     settings = pretrain_settings(recipe)
-    size = recipe.data.size
+    size = recipe.pretrain_data.size
     encoder = create_vit(recipe.model.size, size, recipe.model.patch_size, num_classes=0, global_pool="token")
     return MaskedAutoencoder(
         encoder,
@@ -46,7 +48,9 @@ def probe_epochs(settings: PretrainConfig) -> set[int]:
     return {round(settings.epochs * i / parts) for i in range(1, parts + 1)} if settings.probes else set()
 
 
-def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True) -> Record:
+def pretrain(
+    recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True, engine: Engine = Engine()
+) -> Record:
     """Train the recipe's masked autoencoder, or return the finished run; resume what was interrupted.
 
     The last epoch's weights are the result. Raises ValueError for settings that do not fit the data, RunError for a
@@ -54,8 +58,8 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
     """
     # ---------------------------------------------------------------- what to do
     settings, on = pretrain_settings(recipe), torch.device(device)
-    data = load_dataset(recipe.data)
-    check_fit(recipe, data)
+    check_fit(recipe)
+    data = load_dataset(recipe.pretrain_data)
     steps = data.steps_per_epoch(settings.batch_size)
 
     with one_cpu_thread(on), store.open(recipe.stage("pretrain"), data.digest) as run:
@@ -65,33 +69,40 @@ def pretrain(recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: 
         # ---------------------------------------------------------------- model, optimiser, state
         seed_everything(recipe.seed, STAGE, 0)
         mae = create_mae(recipe).to(on)
+        mae.checkpointing = engine.checkpointing
         optimizer = create_optimizer(mae, settings)
         run.restore(mae, optimizer)
-        augment, train = Augment(settings.augment, data.mean, data.std), data.train.to(on)
+        if engine.compile:
+            mae.compile()
+        model = wrap(mae, on)
+        augment = Augment(settings.augment, data.mean, data.std)
+        batches = TrainingBatches(data.train, settings, augment, (recipe.seed, STAGE), on, engine)
 
-        def loss_of(images: Tensor) -> Tensor:
-            return mae(augment(images), settings.mask_ratio, normalize_targets=settings.normalize_targets).loss
+        def loss_of(images: Tensor, _: Tensor) -> Tensor:
+            return model(images, settings.mask_ratio, normalize_targets=settings.normalize_targets).loss
 
         # ---------------------------------------------------------------- train, probe the features now and then
         mae.train()
         probed = probe_epochs(settings)
-        untrained = probe(mae.encoder, data, augment) if settings.probes and not run.metrics else None
+        untrained = probe(mae.encoder, data, augment, engine) if settings.probes and not run.metrics else None
         for epoch in run.epochs(settings.epochs, progress):
-            seed_everything(recipe.seed, STAGE, 1 + epoch)
             losses, schedule = [], epoch_schedule(settings, epoch, steps)
-            for (step, lr), (images, _) in zip(schedule, batches(train, settings.batch_size), strict=True):
+            for (step, lr), parts in zip(schedule, batches.epoch(epoch), strict=True):
                 where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
-                losses.append(take_step(optimizer, loss_of, (images,), lr=lr, settings=settings, where=where))
+                loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings, where=where, model=model)
+                losses.append(loss)
             check_finite(mae, f"the end of epoch {epoch + 1} of {run.id}")
             row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": sum(losses) / steps}
             row["lr"] = max(lr for _, lr in schedule)
             if epoch + 1 in probed:
-                row["probe"] = probe(mae.encoder, data, augment)
+                row["probe"] = probe(mae.encoder, data, augment, engine)
             if untrained and not epoch:
                 row["probe_untrained"] = untrained
             run.save(mae, optimizer, row)
 
         # ---------------------------------------------------------------- seal
         result = {"train_loss": run.metrics[-1]["train_loss"], "steps_per_epoch": steps}
-        run.finish(mae.state_dict(), result, settings.epochs * steps * settings.batch_size, on)
+        images = settings.epochs * steps * settings.batch_size
+        run.finish(mae.state_dict(), result, images, on, waited=batches.waited)
+    barrier()
     return store.load(run.id)

@@ -9,22 +9,23 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from livt.augment import Augment
-from livt.data import Dataset, Split
+from livt.batches import apply
+from livt.config import Engine
+from livt.data import Dataset
+from livt.images import FileSplit, Split
 from livt.metrics import evaluate_logits
 
 
-@torch.inference_mode()
-def features(encoder: VisionTransformer, split: Split, augment: Augment, batch_size: int = 1000) -> Tensor:
+def features(
+    encoder: VisionTransformer, split: Split | FileSplit, augment: Augment, engine: Engine = Engine()
+) -> Tensor:
     """Return the mean patch token of each image without augmentation, float32 [N, D], on the CPU."""
     training, device = encoder.training, next(encoder.parameters()).device
     encoder.eval()
     prefix = encoder.num_prefix_tokens
-    parts = [
-        encoder.forward_features(augment.normalize(images.to(device)))[:, prefix:].mean(1).float().cpu()
-        for images in split.images.split(batch_size)
-    ]
+    found = apply(lambda x: encoder.forward_features(x)[:, prefix:].mean(1), split, augment, device, engine)
     encoder.train(training)
-    return torch.cat(parts)
+    return found
 
 
 def knn_scores(
@@ -58,9 +59,9 @@ def linear_scores(
     return z @ torch.linalg.solve(gram, x.T @ (weight * one_hot(labels, num_classes).double()))
 
 
-def probe(encoder: VisionTransformer, data: Dataset, augment: Augment) -> dict[str, float]:
+def probe(encoder: VisionTransformer, data: Dataset, augment: Augment, engine: Engine = Engine()) -> dict[str, float]:
     """Return accuracy, many, medium, few of both probes on the evaluation split: ``knn_*``, ``linear_*``, percent."""
-    train, evaluation = (features(encoder, split, augment) for split in (data.train, data.evaluation))
+    train, evaluation = (features(encoder, split, augment, engine) for split in (data.train, data.evaluation))
     labels = data.train.labels.cpu()
     row: dict[str, float] = {}
     for name, scores_of in (("knn", knn_scores), ("linear", linear_scores)):

@@ -11,13 +11,13 @@ import io
 import json
 import math
 import os
+import pickle
 import platform
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -31,6 +31,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from livt import distributed
 from livt.config import Recipe, digest
 
 STAGES = ("pretrain", "finetune")
@@ -62,7 +63,10 @@ class Record:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill at any instant, sees the old content or the new, never a part."""
+    """Write a file so that a reader, or a kill at any instant, sees the old content or the new, never a part.
+
+    Raises OSError with the file's own name where the disk is full or cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -70,8 +74,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing was left
+            temporary.unlink(missing_ok=True)
 
 
 def dump_json(value: Any) -> bytes:
@@ -91,15 +98,22 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def environment(device: torch.device, wall_time_s: float, images: int) -> dict[str, Any]:
-    """Describe where and how a run was made; ``images`` were seen in training over ``wall_time_s`` seconds."""
+def environment(device: torch.device, wall_time_s: float, images: int, waited_s: float) -> dict[str, Any]:
+    """Describe where and how a run was made; ``images`` were seen in training over ``wall_time_s`` seconds.
+
+    ``waited_s`` of them this process has waited for images. Memory is the largest that was allocated on one GPU.
+    """
+    on_gpu = device.type == "cuda"
     return {
         **_git_state(),
         "packages": {name: _version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision")},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "processes": distributed.size(),
         "threads": torch.get_num_threads(),
+        "peak_memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2) if on_gpu else None,
+        "waiting_percent": round(100 * waited_s / wall_time_s, 1),
         "wall_time_s": round(wall_time_s, 2),
         "images_per_second": round(images / wall_time_s, 1),
     }
@@ -144,17 +158,20 @@ def _git_state() -> dict[str, Any]:
 class OpenRun:
     """A run whose lock this process holds: restore it, save it after each epoch, finish it.
 
-    ``metrics`` are the rows of the complete epochs.
+    ``metrics`` are the rows of the complete epochs. Of several processes that train one run, the leader alone writes.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], data_digest: str) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], data_digest: str, tensorboard: str = "") -> None:
         self.path = path
+        self.tensorboard, self._writer = tensorboard, None
         self.id = path.name
         self.config = config
         self.data_digest = data_digest
         self.metrics: list[dict[str, Any]] = []
         self._wall_time, self._clock = 0.0, time.monotonic()
         self.finished = (path / "result.json").exists()
+        if not distributed.is_leader():
+            return
         if self.finished:
             (path / "resume.pt").unlink(missing_ok=True)  # a kill may have come between the seal and this
             return
@@ -165,15 +182,24 @@ class OpenRun:
         write_atomically(path / "config.json", dump_json(config))
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Bring back the state after the last complete epoch, if there is one."""
+        """Bring back the state after the last complete epoch, if there is one.
+
+        Raises RunError for a state that holds more than weights and numbers: no code in it can run.
+        """
         path = self.path / "resume.pt"
-        content = path.read_bytes() if path.exists() else b""
-        if not content:
+        if not path.exists():
             return
+        content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
-            warnings.warn(f"{path} is damaged: this run starts again from the beginning", stacklevel=2)
+            tqdm.write(f"{path} is damaged: this run starts again from the beginning", file=sys.stderr)
             return
-        state = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError:
+            raise RunError(
+                f"{path} holds more than weights and numbers, and was not read: it is not from livt; "
+                "delete it to start this run again from the beginning"
+            ) from None
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         self.metrics, self._wall_time = state["metrics"], state["wall_time_s"]
@@ -182,7 +208,10 @@ class OpenRun:
         """Yield the epochs still to train, counted from 0, under a progress bar."""
         self._clock = time.monotonic()
         done = len(self.metrics)
-        bar = tqdm(range(done, total), self.id, total, initial=done, disable=not progress, unit="epoch", mininterval=1)
+        if self.tensorboard and distributed.is_leader():
+            self._writer = _summary_writer()(str(Path(self.tensorboard) / self.id), purge_step=done + 1)
+        hidden = not (progress and distributed.is_leader())
+        bar = tqdm(range(done, total), self.id, total, initial=done, disable=hidden, unit="epoch", mininterval=1)
         yield from bar
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any]) -> None:
@@ -190,6 +219,8 @@ class OpenRun:
         now = time.monotonic()
         self._wall_time, self._clock = self._wall_time + now - self._clock, now
         self.metrics.append(row)
+        if not distributed.is_leader():
+            return
         state = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -201,15 +232,26 @@ class OpenRun:
         content = buffer.getvalue()
         write_atomically(self.path / "resume.pt", hashlib.sha256(content).digest() + content)
         self._write_metrics()
+        if self._writer:
+            for name, value in _numbers(row):
+                self._writer.add_scalar(name, value, row["epoch"])
+            self._writer.flush()
 
     def _write_metrics(self) -> None:
         rows = (json.dumps(_nan_to_none(row), sort_keys=True, allow_nan=False) + "\n" for row in self.metrics)
         write_atomically(self.path / "metrics.jsonl", "".join(rows).encode())
 
-    def finish(self, weights: dict[str, Tensor], result: dict[str, Any], images: int, device: torch.device) -> None:
-        """Write weights and environment (``images``: seen in training), then seal the run with result.json."""
+    def finish(
+        self, weights: dict[str, Tensor], result: dict[str, Any], images: int, device: torch.device, waited: float = 0.0
+    ) -> None:
+        """Write weights and environment, then seal the run with result.json.
+
+        ``images`` were seen in training; since the run was last resumed, ``waited`` seconds went by for want of them.
+        """
+        if not distributed.is_leader():
+            return
         self._write_metrics()
-        about = environment(device, self._wall_time, images) | {"data_digest": self.data_digest}
+        about = environment(device, self._wall_time, images, waited) | {"data_digest": self.data_digest}
         write_atomically(self.path / "environment.json", dump_json(about))
         tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
         write_atomically(self.path / "weights.safetensors", to_safetensors(tensors, metadata={"format": "pt"}))
@@ -219,11 +261,41 @@ class OpenRun:
         (self.path / "resume.pt").unlink(missing_ok=True)
 
 
-class RunStore:
-    """All runs below one folder: ``root``, else ``$LIVT_RUNS``, else ``runs/``."""
+def _numbers(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of an epoch's row as (name, value)."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{above}{name}/")
+        elif isinstance(value, int | float) and name != "epoch":
+            yield above + name, value
 
-    def __init__(self, root: Path | str = "") -> None:
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RunError("writing for TensorBoard needs its package: pip install 'livt[tensorboard]'") from None
+    return SummaryWriter
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell a failed allocation, on a GPU or the CPU, from other errors: PyTorch has one type for the GPU alone."""
+    texts = ("DefaultCPUAllocator: ", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    found = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return found or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+class RunStore:
+    """All runs below one folder: ``root``, else ``$LIVT_RUNS``, else ``runs/``.
+
+    ``tensorboard``: a folder that gets each epoch's numbers for TensorBoard as well.
+    """
+
+    def __init__(self, root: Path | str = "", tensorboard: str = "") -> None:
         self.root = Path(root or os.environ.get("LIVT_RUNS") or "runs")
+        self.tensorboard = tensorboard
+        if tensorboard:
+            _summary_writer()  # said before anything trains
 
     @staticmethod
     def id(config: dict[str, Any], data_digest: str) -> str:
@@ -232,19 +304,40 @@ class RunStore:
 
     @contextmanager
     def open(self, config: dict[str, Any], data_digest: str) -> Iterator[OpenRun]:
-        """Hold the lock of the run of this stage configuration and data; wait while another process holds it."""
+        """Hold the lock of the run of this stage configuration and data; wait while another process holds it.
+
+        Raises RunError where the store cannot be written, and where memory runs out under the lock.
+        """
         path = self.root / self.id(config, data_digest)
+        lock = FileLock(self.root / f".{path.name}.lock")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / f".{path.name}.lock")
-            lock.acquire(timeout=0)
+            if distributed.is_leader():
+                self.root.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
         except Timeout:
             tqdm.write(f"{path.name}: another process is training this run; waiting for it", file=sys.stderr)
             lock.acquire()
         except OSError as error:
-            raise RunError(f"cannot write to the run store {self.root}: {error.strerror}") from None
+            remedy = "choose another with --runs DIR or LIVT_RUNS"
+            raise RunError(f"cannot write to the run store {self.root}: {error.strerror}; {remedy}") from None
+        distributed.barrier()  # the leader holds the lock for all
         try:
-            yield OpenRun(path, config, data_digest)
+            yield OpenRun(path, config, data_digest, self.tensorboard)
+        except (MemoryError, RuntimeError) as error:
+            if "DataLoader worker (pid" in str(error):  # at any instant: PyTorch watches for their death
+                raise RunError(
+                    f"a process that loads images for {path.name} was killed, perhaps for lack of memory: try fewer "
+                    "--workers; the same command goes on from the last complete epoch"
+                ) from None
+            if not is_out_of_memory(error):
+                raise
+            stage = config[config["stage"]]
+            raise RunError(
+                f"out of memory while training {path.name}: add --checkpointing (slower; this run goes on from its "
+                f"last complete epoch), or train another run with more {config['stage']}.accumulation_steps (now "
+                f"{stage['accumulation_steps']}; the batch of {stage['batch_size']} is then worked off in smaller "
+                "parts) or a smaller model.size"
+            ) from None
         finally:
             lock.release()
 
@@ -352,6 +445,8 @@ def promote(store: RunStore, run_id: str, folder: Path) -> Path:
     record = check_record(store.load(run_id).to_dict(), str(store.root / run_id))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run_id}.json"
+    for leftover in folder.glob(f".{path.name}.*.tmp"):  # a kill may have left one
+        leftover.unlink(missing_ok=True)
     write_atomically(path, dump_json({**record.to_dict(), "sha256": sha256(dump_json(record.to_dict()))}))
     return path
 

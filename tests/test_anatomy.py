@@ -63,7 +63,7 @@ def train(
     for epoch in range(EPOCHS):
         for step, lr in epoch_schedule(options, epoch, STEPS):
             batch = torch.randperm(len(x))[:BATCH]
-            take_step(optimizer, loss_of, (x[batch], y[batch]), lr=lr, settings=options, where=f"step {step}")
+            take_step(optimizer, loss_of, [(x[batch], y[batch])], lr=lr, settings=options, where=f"step {step}")
     with torch.no_grad():
         return vit.eval()(images(data.evaluation))
 

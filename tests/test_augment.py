@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
-from livt.augment import Augment, random_resized_crop, random_shift, seed_everything
+from livt.augment import Augment, file_transform, random_resized_crop, random_shift, seed_everything
 from livt.config import AugmentConfig
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -84,3 +85,18 @@ def test_seeds_differ_by_every_part_of_the_key():
         seed_everything(*key)
         drawn.append(torch.rand(4))
     assert len({tuple(d.tolist()) for d in drawn}) == 4
+
+
+@pytest.mark.parametrize("magnitude", [0, 5, 9, 10])
+def test_rand_augment_reaches_every_magnitude(magnitude):
+    """At magnitude 10, posterize keeps 0 bits: a black image, which Pillow refuses to make since version 13."""
+    policy = f"rand-m{magnitude}-inc1-n1"
+    augment = Augment(AugmentConfig(rand_augment=policy), (0.5,) * 3, (0.25,) * 3)
+    transform = file_transform(AugmentConfig(crop_min_scale=1.0, rand_augment=policy), 16, (0.5,) * 3)
+    images = torch.randint(1, 256, (200, 3, 16, 16), dtype=torch.uint8)
+    seed_everything(0)
+    batch = augment(images)
+    single = torch.stack([transform(to_pil_image(image)) for image in images])
+    for found in (batch * 0.25 + 0.5, single / 255):
+        black = (found.flatten(1) < 1e-3).all(1).sum()
+        assert (black > 0) == (magnitude == 10)

@@ -10,7 +10,7 @@ from pyarrow import parquet
 from sklearn.datasets import load_digits
 
 from livt.config import DataConfig
-from livt.data import DataError, batches, data_folder, load_dataset
+from livt.data import DataError, data_folder, load_dataset
 from livt.longtail import exponential_counts, shot_groups
 
 DIGITS = {"name": "digits", "max_count": 110, "imbalance_factor": 50}
@@ -115,18 +115,6 @@ def test_too_many_images_of_a_class_are_refused():
         load_dataset(DataConfig(name="digit_pairs", max_count=100_000, imbalance_factor=10))
     with pytest.raises(DataError, match="composed on demand"):
         load_dataset(DataConfig(name="digit_pairs"))
-
-
-def test_batches_cover_the_split_once_in_random_order():
-    data = load_dataset(DataConfig(**DIGITS))
-    torch.manual_seed(0)
-    first = list(batches(data.train, 50))
-    assert [len(y) for _, y in first] == [50] * (len(data.train.labels) // 50)
-    rows = torch.cat([x for x, _ in first]).flatten(1)
-    assert len(torch.unique(rows, dim=0)) == len(rows)
-    assert not torch.equal(torch.cat([y for _, y in batches(data.train, 50)]), torch.cat([y for _, y in first]))
-    with pytest.raises(ValueError, match="batch_size 10000 exceeds the 305 training images"):
-        data.steps_per_epoch(10_000)
 
 
 # ---------------------------------------------------------------- the data folder

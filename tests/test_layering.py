@@ -9,6 +9,7 @@ import livt
 
 FLOORS = {
     "config": 0,
+    "distributed": 0,
     "longtail": 0,
     "metrics": 0,
     "paper": 0,
@@ -17,7 +18,9 @@ FLOORS = {
     "runs": 1,
     "recipes": 1,
     "augment": 1,
+    "images": 1,
     "archive": 2,
+    "batches": 2,
     "data": 2,
     "models": 2,
     "mae": 3,

@@ -125,12 +125,13 @@ def by_hand(vit, images, data):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_features_are_the_mean_patch_token_of_images_as_they_are(digits, training):
+def test_features_are_the_mean_patch_token_of_images_as_they_are(digits, training, monkeypatch):
     split = Split(images=digits.evaluation.images[:23], labels=digits.evaluation.labels[:23])
     vit = encoder_of()
     vit.train(training)
     augment = Augment(AugmentConfig(shift=2, flip=True, random_erasing=1.0), digits.mean, digits.std)
-    found = features(vit, split, augment, batch_size=10)
+    monkeypatch.setattr("livt.batches.EVALUATION_BATCH", 10)
+    found = features(vit, split, augment)
     assert vit.training is training
     assert all(module.training is training for module in vit.modules())
     assert not found.requires_grad

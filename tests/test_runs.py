@@ -90,7 +90,7 @@ def test_a_run_under_another_name_is_refused(damaged):
     assert not store.is_finished(run_id)
 
 
-def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained):
+def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained, capsys):
     _, whole = trained
     store = RunStore(tmp_path)
     config, data = smoke().stage("pretrain"), whole.environment["data_digest"]
@@ -101,16 +101,15 @@ def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained):
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match="resume.pt is damaged: this run starts again"):
-        again = pretrain(smoke(), store, progress=False)
+    again = pretrain(smoke(), store, progress=False)
     assert again.result == whole.result
+    assert capsys.readouterr().err == f"{path} is damaged: this run starts again from the beginning\n"
 
 
 def test_reading_resume_state_runs_no_code(tmp_path):
     """The state is read as weights only."""
     import hashlib
     import io
-    import pickle
 
     class RunsCode:
         def __reduce__(self):
@@ -123,7 +122,7 @@ def test_reading_resume_state_runs_no_code(tmp_path):
         content = buffer.getvalue()
         (run.path / "resume.pt").write_bytes(hashlib.sha256(content).digest() + content)
         model = torch.nn.Linear(1, 1)
-        with pytest.raises(pickle.UnpicklingError):
+        with pytest.raises(RunError, match="resume.pt holds more than weights and numbers, and was not read"):
             run.restore(model, torch.optim.SGD(model.parameters()))
     assert not (tmp_path / "ran").exists()
 

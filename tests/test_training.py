@@ -173,7 +173,7 @@ def test_gradient_accumulation_equals_one_batch():
         vit = create_classifier(recipe).double()
         optimizer = torch.optim.SGD([{"params": list(vit.parameters()), "lr_scale": 1.0}], lr=1.0)
         criterion = create_loss(settings, data.class_counts)
-        batch = (images.double(), labels)
+        batch = zip(images.double().chunk(parts), labels.chunk(parts), strict=True)
         mean = take_step(optimizer, lambda x, y: criterion(vit(x), y), batch, lr=0.1, settings=settings, where="")  # noqa: B023
         updated.append((mean, torch.cat([p.detach().flatten() for p in vit.parameters()])))
     assert updated[0][0] == pytest.approx(updated[1][0], rel=1e-12)
@@ -185,7 +185,7 @@ def test_clipping_bounds_the_gradient():
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD([{"params": [parameter], "lr_scale": 1.0}], lr=1.0)
     take_step(
-        optimizer, lambda x: (parameter * x).sum() * 100, (torch.ones(2, 3),), lr=1.0, settings=settings, where=""
+        optimizer, lambda x: (parameter * x).sum() * 100, [(torch.ones(2, 3),)], lr=1.0, settings=settings, where=""
     )
     assert parameter.detach().norm().item() == pytest.approx(0.5, rel=1e-4)
 
@@ -195,7 +195,12 @@ def test_a_step_scales_the_rate_by_layer():
     groups = [{"params": [first], "lr_scale": 0.25}, {"params": [last], "lr_scale": 1.0}]
     optimizer = torch.optim.SGD(groups, lr=1.0)
     take_step(
-        optimizer, lambda x: (first + last) * x.mean(), (torch.ones(2, 1),), lr=0.1, settings=smoke().finetune, where=""
+        optimizer,
+        lambda x: (first + last).sum() * x.mean(),
+        [(torch.ones(2, 1),)],
+        lr=0.1,
+        settings=smoke().finetune,
+        where="",
     )
     assert (first.item(), last.item()) == pytest.approx((-0.025, -0.1))
 

@@ -113,7 +113,7 @@ def test_step_beside_a_peer(benchmark, shape, stage, precision, who):
         optimizer = create_optimizer(model, settings)
 
         def step():
-            return take_step(optimizer, loss_of, batch, lr=1e-5, settings=settings, where="bench")
+            return take_step(optimizer, loss_of, [batch], lr=1e-5, settings=settings, where="bench")
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 

@@ -1,0 +1,180 @@
+"""Batches of a split, on the device: augmented ones to train on, plain ones to evaluate on.
+
+Images in memory are augmented on the device, a batch at a time. Images in files are decoded and augmented by loading
+processes, one at a time, each from random numbers of its own: neither the number of those processes nor that of the
+devices changes what is seen. Shapes: ``B`` images of a part of a batch, ``N`` images of a split.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from livt import distributed
+from livt.augment import Augment, file_transform, seed_everything, seeded
+from livt.config import Engine, StageConfig
+from livt.images import DataError, FileSplit, Split
+
+EVALUATION_BATCH, FILE_EVALUATION_BATCH = 1000, 256
+_Loaded = tuple[Tensor, Tensor] | DataError
+
+
+class TrainingBatches:
+    """The batches of each epoch, each as this process's share of its parts.
+
+    ``key`` are the integers that seed the epochs: with the same key, an epoch is the same again, also in a resumed run.
+    ``waited`` counts the seconds spent waiting for loading processes.
+    """
+
+    def __init__(
+        self,
+        split: Split | FileSplit,
+        settings: StageConfig,
+        augment: Augment,
+        key: tuple[int, ...],
+        device: torch.device,
+        engine: Engine,
+    ) -> None:
+        self.settings, self.augment, self.key, self.device = settings, augment, key, device
+        self.count = len(split.labels)
+        self.waited = 0.0
+        self.memory = split.to(device) if isinstance(split, Split) else None
+        if isinstance(split, FileSplit):
+            transform = file_transform(settings.augment, split.size, augment.mean.flatten().div(255).tolist())
+            self.parts: list[list[tuple[int, ...]]] = []  # what to load in this epoch: filled in place
+            self.loader = _loader(_Files(split, transform), self.parts, device, engine, persistent=True)
+
+    def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        """Seed all random numbers, then yield, for each step, its parts: images [B, 3, H, W] and labels [B].
+
+        A rest that fills no batch is left out. Each part must be used up before the next is asked for, since it seeds
+        the random numbers that the model draws with it.
+        """
+        key = (*self.key, 1 + epoch)
+        seed_everything(*key)
+        order = torch.randperm(self.count)
+        size, parts = self.settings.batch_size, self.settings.accumulation_steps
+        steps = [order[start : start + size].chunk(parts) for start in range(0, self.count - size + 1, size)]
+        own = distributed.share(parts)
+        if self.memory is None:
+            self.parts[:] = [[(*key, i) for i in step[number].tolist()] for step in steps for number in own]
+            loaded = self._received()
+        for number, step in enumerate(steps):
+            if self.memory is not None:
+                loaded = self._from_memory([step[i] for i in own])
+            yield self._seeded(loaded, (*key, number) if parts > 1 else None, own)
+
+    def _seeded(
+        self, loaded: Iterator[tuple[Tensor, Tensor]], key: tuple[int, ...] | None, own: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a step's parts; each part of a divided batch draws from its own seed, whoever works it off."""
+        for part in own:
+            if key is not None:
+                seed_everything(*key, part)
+            yield next(loaded)
+
+    def _from_memory(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self.memory is not None
+        for index in parts:
+            index = index.to(self.device)
+            yield self.augment(self.memory.images[index]), self.memory.labels[index]
+
+    def _received(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = iter(self.loader)
+        for _ in self.parts:
+            start = time.perf_counter()
+            images, labels = _received(batches, self.device)
+            self.waited += time.perf_counter() - start
+            yield self.augment.finish(images), labels
+
+
+def evaluation_batches(
+    split: Split | FileSplit, augment: Augment, device: torch.device, engine: Engine
+) -> Iterator[Tensor]:
+    """Yield this process's share of a split in batches, normalized float32 [B, 3, H, W]."""
+    own = distributed.share(len(split.labels))
+    if isinstance(split, Split):
+        images = split.images if len(own) == len(split.labels) else split.images[own.start :: own.step]
+        for batch in images.split(EVALUATION_BATCH):
+            yield augment.normalize(batch.to(device))
+        return
+    starts = range(0, len(own), FILE_EVALUATION_BATCH)
+    parts = [[(i,) for i in own[start : start + FILE_EVALUATION_BATCH]] for start in starts]
+    loader = _loader(_Files(split, file_transform(None, split.size, ())), parts, device, engine)
+    batches = iter(loader)
+    for _ in parts:
+        yield augment.normalize(_received(batches, device)[0])
+
+
+@torch.inference_mode()
+def apply(
+    function: Callable[[Tensor], Tensor],
+    split: Split | FileSplit,
+    augment: Augment,
+    device: torch.device,
+    engine: Engine,
+) -> Tensor:
+    """Return ``function`` of all images of a split in order, float32 [N, ...] on the CPU.
+
+    Several processes share the work; each image is worked off once, and every process gets all rows.
+    """
+    parts = [function(images).float().cpu() for images in evaluation_batches(split, augment, device, engine)]
+    return distributed.gathered(torch.cat(parts), len(split.labels), device)
+
+
+class _Files(Dataset):
+    """An image and its label by a key whose last number is its index; the whole key seeds its augmentation."""
+
+    def __init__(self, split: FileSplit, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.split, self.transform = split, transform
+
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor] | DataError:
+        index = key[-1]
+        try:
+            image = self.split.image(index)
+        except DataError as error:
+            return error  # raised by whoever asked: a traceback of a loading process is no message
+        with seeded(*key):
+            return self.transform(image), self.split.labels[index]
+
+
+def _together(items: Sequence[_Loaded]) -> _Loaded:
+    images, labels = [], []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        images.append(item[0])
+        labels.append(item[1])
+    return torch.stack(images), torch.stack(labels)
+
+
+def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, persistent: bool = False) -> DataLoader:
+    workers = engine.workers
+    if workers is None:
+        workers = min(8, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return DataLoader(
+        files,
+        batch_sampler=parts,
+        num_workers=workers,
+        collate_fn=_together,
+        pin_memory=device.type == "cuda",
+        persistent_workers=persistent and workers > 0,
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # else it draws from the numbers of training
+    )
+
+
+def _ignore_interrupt(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that trains
+
+
+def _received(batches: Iterator[_Loaded], device: torch.device) -> tuple[Tensor, Tensor]:
+    loaded = next(batches)
+    if isinstance(loaded, DataError):
+        raise loaded
+    return loaded[0].to(device, non_blocking=True), loaded[1].to(device, non_blocking=True)

@@ -1,0 +1,100 @@
+"""Several processes train one run: torchrun starts them, DistributedDataParallel averages their gradients.
+
+Each process takes its share of the parts of a batch, and of the images to evaluate; without torchrun there is one
+process and everything here costs nothing. Shapes: ``N`` images.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from math import ceil
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# A process may wait long for another command to finish its run; torchrun itself ends all when one has died.
+TIMEOUT = timedelta(days=1)
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size() -> int:
+    """Return the number of processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def is_leader() -> bool:
+    """Whether this process writes and reports for all."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes that torchrun started, if any; yield this process's device.
+
+    "cuda" is the GPU of this process's number on its machine: NCCL connects them, gloo connects CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    # After an elastic restart the store still holds the addresses of the processes that are gone (PyTorch issue
+    # 135712). On one machine the count of restarts tells them apart; machines may count differently.
+    one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_machine else "0"
+    store, number, count = next(distributed.rendezvous("env://", timeout=TIMEOUT))
+    store = distributed.PrefixStore(f"restart {restarts}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model as it is to be called in training: its gradients are averaged over the processes."""
+    if size() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def without_averaging(model: nn.Module | None) -> AbstractContextManager:
+    """Return a context in which gradients add up in each process; the next backward pass averages their sums."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def mean(value: Tensor) -> float:
+    """Return the mean of a number over the processes, the same in each."""
+    if size() > 1:
+        distributed.all_reduce(value)
+        value = value / size()
+    return value.item()
+
+
+def share(count: int) -> range:
+    """Return which of ``count`` things are this process's: every one belongs to exactly one."""
+    return range(rank(), count, size())
+
+
+def gathered(own: Tensor, count: int, device: torch.device) -> Tensor:
+    """Return the rows of all ``count`` things, in order, from each process's rows of its :func:`share`."""
+    if size() == 1:
+        return own
+    rows = own.new_zeros(ceil(count / size()), *own.shape[1:], device=device)  # the last row of some stays unused
+    rows[: len(own)] = own
+    everyone = [torch.empty_like(rows) for _ in range(size())]
+    distributed.all_gather(everyone, rows)
+    return torch.stack(everyone, dim=1).flatten(0, 1)[:count].to(own.device)

@@ -1,0 +1,70 @@
+"""What test_distributed.py starts under torchrun: training with one process disturbed, and rows gathered.
+
+torchrun ... worker_processes.py killed RUNS    # one process is killed after the first epoch, once
+torchrun ... worker_processes.py forbidden RUNS # a process that is not the leader may not write
+torchrun ... worker_processes.py gather         # prints what each process has gathered
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from livt import distributed, runs
+from livt.config import with_overrides
+from livt.finetune import finetune
+from livt.pretrain import pretrain
+from livt.recipes import smoke
+from livt.runs import OpenRun, RunStore
+
+RANK, RESTARTS = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+PARTS = {"pretrain.accumulation_steps": 2, "finetune.accumulation_steps": 2}
+
+
+def killed() -> None:
+    save = OpenRun.save
+
+    def save_and_die(self, model, optimizer, row):
+        save(self, model, optimizer, row)
+        if RANK == 1 and RESTARTS == 0 and self.config["stage"] == "finetune":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    OpenRun.save = save_and_die
+
+
+def forbidden() -> None:
+    def refuse(*_):
+        raise AssertionError("only the leader writes")
+
+    if RANK:
+        runs.os.replace = refuse
+        Path.mkdir = refuse
+        Path.unlink = refuse
+
+
+def train(root: str) -> None:
+    recipe = with_overrides(smoke(), PARTS)
+    with distributed.process_group(torch.device("cpu")):
+        for stage in (pretrain, finetune):
+            record = stage(recipe, RunStore(root), progress=False)
+            print(f"process {RANK}: {record.id}\n", end="", flush=True)
+
+
+def gather() -> None:
+    with distributed.process_group(torch.device("cpu")):
+        for count in (1, 2, 7):
+            own = torch.tensor([[10 * i, i] for i in distributed.share(count)], dtype=torch.float32).reshape(-1, 2)
+            rows = distributed.gathered(own, count, torch.device("cpu"))
+            print(f"process {RANK}: {rows[:, 1].int().tolist()}\n", end="", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    match sys.argv[1:]:
+        case ["gather"]:
+            gather()
+        case [mode, root]:
+            {"killed": killed, "forbidden": forbidden}[mode]()
+            train(root)
