@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_known(error):
             raise
-        print(f"livt: error: {' '.join(_message(error, options).split())}", file=sys.stderr)
+        print(f"livt: error: {' '.join(_message(error).split())}", file=sys.stderr)
         return 2
 
 
@@ -123,14 +123,13 @@ def _is_known(error: Exception) -> bool:
     return isinstance(error, ValueError | RunError | NonFiniteLossError | OSError) or is_out_of_memory(error)
 
 
-def _message(error: Exception, options: argparse.Namespace) -> str:
+def _message(error: Exception) -> str:
     """Return what to tell the user of a known error."""
     from livt.runs import RunError, is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         kept = "complete epochs and finished runs are kept, and with more room the same command goes on from them"
-        file = error.filename or getattr(options, "to", None)
-        return f"{f'{file}: ' if file else ''}{error.strerror}; {kept}"
+        return f"{error.filename}: {error.strerror}; {kept}"
     if is_out_of_memory(error) and not isinstance(error, RunError):
         return "out of memory: close other programs, or take another --device; nothing finished is lost"
     return str(error)

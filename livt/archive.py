@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from livt.runs import STAGES, Record, RunError, RunStore, check_record, write_atomically
+from livt.runs import STAGES, Record, RunError, RunStore, cannot_write, check_record, write_atomically
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "result.json", "weights.safetensors")
 _MEMBER = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}/({'|'.join(map(re.escape, FILES))})")
@@ -51,6 +51,8 @@ def export_runs(store: RunStore, run_ids: Collection[str], target: Path) -> list
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
     finally:
         temporary.unlink(missing_ok=True)
     return sorted(chosen)
@@ -72,7 +74,7 @@ def import_runs(store: RunStore, archive: Path) -> dict[str, bool]:
         except Timeout:
             raise RunError(f"another process is importing into {store.root}: import again when it has ended") from None
         except OSError as error:
-            raise RunError(f"cannot write to the run store {store.root}: {error.strerror}") from None
+            raise RunError(cannot_write(store.root, error)) from None
         arrivals = RunStore(store.root / ".import")
         try:
             _remove(arrivals.root)  # a kill may have left one

@@ -302,7 +302,7 @@ def _read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.
         raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, {found}: fetch it anew")
     missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
     if missing.size:
-        raise DataError(f"{path}: class {missing[0]} has no images ({missing.size} such classes): fetch it anew")
+        raise DataError(f"{path}: class {missing[0]} has no images ({missing.size} such in all): fetch it anew")
     return encoded, labels
 
 

@@ -176,7 +176,10 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
     recipe = record.recipe
     data = load_dataset(recipe.data)
     if data.digest != record.environment["data_digest"]:
-        raise RunError(f"the data {recipe.data.name} has changed since {record.id}: its digest is {data.digest}")
+        change = f"its digest is {data.digest}, not {record.environment['data_digest']}"
+        raise RunError(
+            f"the data {recipe.data.name} has changed since {record.id}: {change}; restore the data, or train again"
+        )
     vit = create_classifier(recipe)
     vit.load_state_dict(load_file(store.weights(record.id)))
     augment = Augment(recipe.finetune.augment, data.mean, data.std)

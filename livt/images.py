@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 _DECODING = (OSError, SyntaxError, TypeError, ValueError, KeyError, Image.DecompressionBombError)
@@ -87,9 +87,11 @@ class FileSplit:
 
 
 def decode(content: bytes, name: str, remedy: str) -> Image.Image:
-    """Return an encoded image as RGB, or raise DataError saying that ``name`` does not decode, and the remedy."""
+    """Return an encoded image as RGB, or raise DataError naming ``name`` and the remedy."""
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
+    except UnidentifiedImageError:
+        raise DataError(f"{name} does not decode (it is no image): {remedy}") from None
     except _DECODING as error:
         raise DataError(f"{name} does not decode ({error}): {remedy}") from None
 

@@ -115,9 +115,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         # The released files carry their command-line arguments; a Namespace is inert.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is damaged, or holds more than weights, and was not loaded: {reason}") from None
+    except Exception:  # a damaged pickle can fail in any way, and PyTorch's text advises to trust it
+        source = "get it again from its source"
+        raise ValueError(f"{path} is damaged, or holds more than weights, and was not loaded: {source}") from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} does not hold a state dict under the key 'model'")

@@ -173,7 +173,8 @@ class OpenRun:
         if not distributed.is_leader():
             return
         if self.finished:
-            (path / "resume.pt").unlink(missing_ok=True)  # a kill may have come between the seal and this
+            if (path / "resume.pt").exists():  # a kill may have come between the seal and its removal
+                (path / "resume.pt").unlink()
             return
         _git_state()  # now, while the code on disk is still the code that runs
         path.mkdir(parents=True, exist_ok=True)
@@ -285,6 +286,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return found or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
+def cannot_write(root: Path, error: OSError) -> str:
+    return f"cannot write to the run store {root}: {error.strerror}; choose another with --runs DIR or LIVT_RUNS"
+
+
 class RunStore:
     """All runs below one folder: ``root``, else ``$LIVT_RUNS``, else ``runs/``.
 
@@ -311,15 +316,14 @@ class RunStore:
         path = self.root / self.id(config, data_digest)
         lock = FileLock(self.root / f".{path.name}.lock")
         try:
-            if distributed.is_leader():
+            if distributed.is_leader() and not self.is_finished(path.name):
                 self.root.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=0)
         except Timeout:
             tqdm.write(f"{path.name}: another process is training this run; waiting for it", file=sys.stderr)
             lock.acquire()
         except OSError as error:
-            remedy = "choose another with --runs DIR or LIVT_RUNS"
-            raise RunError(f"cannot write to the run store {self.root}: {error.strerror}; {remedy}") from None
+            raise RunError(cannot_write(self.root, error)) from None
         distributed.barrier()  # the leader holds the lock for all
         try:
             yield OpenRun(path, config, data_digest, self.tensorboard)
