@@ -74,10 +74,24 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("experiment", choices=EXPERIMENT_NAMES)
     sub.add_argument("--profile", choices=PROFILE_NAMES, default="cpu", help="how much to train (default: cpu)")
     sub.add_argument("--seeds", default=seeds, help=f"comma-separated (default: {seeds})")
-    sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per CPU core; 1 on a GPU)")
+    sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per GPU or CPU core)")
+    sub.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="local: train on this machine (default); slurm: submit a job for each run and wait for them",
+    )
+    sub.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of each job: partition=gpu, gpus_per_node=1, cpus_per_task=8, time=240 (minutes), account=..., setup=... "
+        "or another of sbatch's options; repeat it for more",
+    )
     sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
 
-    runs = commands.add_parser("runs", help="list, show, compare, verify, promote, export or import runs")
+    runs = commands.add_parser("runs", help="list, show, compare, verify, promote, export, import runs; their models")
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
     actions.add_parser("list", help="one line per run", parents=[common])
     sub = actions.add_parser("show", help="a run as JSON", parents=[common])
@@ -93,6 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = actions.add_parser("export", help="write runs as one archive", parents=[common])
     sub.add_argument("run", nargs="*", help="finished runs (default: all); their pretraining runs come with them")
     sub.add_argument("--to", required=True, metavar="FILE.tar", help="the archive to write")
+    sub = actions.add_parser("model", help="write a run's model for timm", parents=[common])
+    sub.add_argument("run", help="a fine-tuned run's id or digest, or its beginning")
+    sub.add_argument("--to", required=True, metavar="DIR", help="the folder to write")
     sub = actions.add_parser("import", help="bring in the runs of an archive, verified", parents=[common])
     sub.add_argument("archive", metavar="FILE.tar", help="what export has written")
     return parser
@@ -102,9 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         return _run(options)
-    except KeyboardInterrupt:
-        hint = "" if options.command == "runs" else "; the same command goes on from the last complete epoch"
-        print(f"\nlivt: interrupted{hint}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        hint = str(stop) or "the same command goes on from the last complete epoch"
+        print("\nlivt: interrupted" + (f"; {hint}" if options.command != "runs" else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 141
@@ -147,18 +164,6 @@ def _run(options: argparse.Namespace) -> int:
             return _runs(options)
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.ones(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return name
-
-
 def _train(options: argparse.Namespace) -> int:
     from livt.config import with_overrides
     from livt.recipes import RECIPES
@@ -175,12 +180,13 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from livt.distributed import is_leader, process_group
+    from livt.executors import usable_device
     from livt.finetune import finetune
     from livt.pretrain import pretrain
     from livt.runs import RunStore
 
     store = RunStore(options.runs, options.tensorboard)
-    with process_group(torch.device(_device(options.device))) as device:
+    with process_group(torch.device(usable_device(options.device))) as device:
         how = {"device": str(device), "progress": not options.quiet, "engine": engine}
         say = print if is_leader() else lambda _: None
         if options.command == "pretrain" or recipe.pretrain is not None:
@@ -204,18 +210,25 @@ def _scores(result: dict) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from livt.executors import usable_device
     from livt.finetune import stored_logits, summarize
     from livt.runs import RunStore
 
     store = RunStore(options.runs)
     record = store.load(store.find(options.run))
-    logits, labels = stored_logits(record, store, device=_device(options.device))
+    logits, labels = stored_logits(record, store, device=usable_device(options.device))
     scores = _scores(summarize(logits, labels, record.result["class_counts"]))
     print(f"{record.id} on the {record.recipe.data.evaluation} split: {scores}")
     return 0
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "reproduce starts its own processes: run it without torchrun; to train one run on several GPUs, torchrun "
+            "pretrain or finetune, or take --executor slurm"
+        )
+    from livt.executors import parse_parameters, usable_device
     from livt.experiments import reproduce
     from livt.runs import RunStore, write_atomically
 
@@ -228,14 +241,22 @@ def _reproduce(options: argparse.Namespace) -> int:
         raise ValueError(f"--seeds {options.seeds}: a seed appears twice")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, not {options.jobs}")
+    slurm = options.executor == "slurm"
+    if slurm and options.jobs is not None:
+        raise ValueError("--jobs is for --executor local: how many jobs run side by side, SLURM decides")
+    if options.slurm and not slurm:
+        raise ValueError("--slurm is for --executor slurm")
     table = reproduce(
         options.experiment,
         options.profile,
         seeds,
-        RunStore(options.runs),
+        RunStore(options.runs, options.tensorboard),
         jobs=options.jobs,
-        device=_device(options.device),
+        device=options.device if slurm else usable_device(options.device),
         progress=not options.quiet,
+        engine=_engine(options),
+        executor=options.executor,
+        slurm=parse_parameters(options.slurm),
     )
     print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
     if target:
@@ -270,6 +291,12 @@ def _runs(options: argparse.Namespace) -> int:
             for run_id in export_runs(store, [store.find(name) for name in options.run], target):
                 print(f"{run_id}: exported")
             print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+        case "model":
+            from livt.finetune import save_for_timm
+
+            record = store.load(store.find(options.run))
+            save_for_timm(record, store, Path(options.to))
+            print(f'{record.id}: timm.create_model("local-dir:{options.to}", pretrained=True)')
         case "import":
             for run_id, is_new in import_runs(store, Path(options.archive)).items():
                 print(f"{run_id}: {'imported' if is_new else 'already here, with the same result'}")

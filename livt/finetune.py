@@ -5,6 +5,7 @@ Shapes: ``B`` images of a part of a batch, ``C`` classes.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn.functional import one_hot
 from livt.augment import Augment, one_cpu_thread, seed_everything
 from livt.batches import TrainingBatches
 from livt.config import Engine, FinetuneConfig, Recipe
-from livt.data import check_fit, load_dataset
+from livt.data import Dataset, check_fit, load_dataset
 from livt.distributed import barrier, wrap
 from livt.evaluate import predict
 from livt.losses import (
@@ -31,9 +32,9 @@ from livt.losses import (
     start_bias,
 )
 from livt.metrics import Metrics, evaluate_logits, reliability, softmax
-from livt.models import LoadReport, create_vit, load_encoder
+from livt.models import LoadReport, compile_model, create_vit, load_encoder, timm_config
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
-from livt.runs import Record, RunError, RunStore
+from livt.runs import Record, RunError, RunStore, dump_json, write_atomically
 
 STAGE = 2  # keeps the random numbers of the two stages apart
 
@@ -126,7 +127,7 @@ def finetune(
         optimizer = create_optimizer(vit, settings, settings.layer_decay)
         run.restore(vit, optimizer)
         if engine.compile:
-            vit.compile()
+            compile_model(vit)
         model = wrap(vit, on)
         criterion = create_loss(settings, data.class_counts).to(on)
         mix = create_mixer(settings, data.class_counts)
@@ -171,6 +172,18 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
 
     Raises ValueError for a pretraining run, RunError where the data have changed since the run.
     """
+    data, recipe = data_of(record), record.recipe
+    vit = create_classifier(recipe)
+    vit.load_state_dict(load_file(store.weights(record.id)))
+    augment = Augment(recipe.finetune.augment, data.mean, data.std)
+    return predict(vit.to(device), data.evaluation, augment, recipe.finetune.precision)
+
+
+def data_of(record: Record) -> Dataset:
+    """Return the data set of a fine-tuned run.
+
+    Raises ValueError for a pretraining run, RunError where the data have changed since the run.
+    """
     if record.stage != "finetune":
         raise ValueError(f"{record.id} is a pretraining run: it has no classifier")
     recipe = record.recipe
@@ -180,10 +193,23 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
         raise RunError(
             f"the data {recipe.data.name} has changed since {record.id}: {change}; restore the data, or train again"
         )
-    vit = create_classifier(recipe)
-    vit.load_state_dict(load_file(store.weights(record.id)))
-    augment = Augment(recipe.finetune.augment, data.mean, data.std)
-    return predict(vit.to(device), data.evaluation, augment, recipe.finetune.precision)
+    return data
+
+
+def save_for_timm(record: Record, store: RunStore, folder: Path) -> None:
+    """Write a fine-tuned run's model as ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it.
+
+    ``folder`` gets ``model.safetensors`` and ``config.json``, the latter last. Raises ValueError for a pretraining run,
+    RunError where the data, whose mean and deviation belong to the model, have changed since the run.
+    """
+    data = data_of(record)
+    recipe = record.recipe
+    config = timm_config(
+        recipe.model.size, recipe.data.size, recipe.model.patch_size, data.num_classes, data.mean, data.std
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "model.safetensors", store.weights(record.id).read_bytes())
+    write_atomically(folder / "config.json", dump_json(config))
 
 
 def share_to(level: float, rows: Sequence[Mapping[str, float]]) -> float:

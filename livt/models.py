@@ -5,7 +5,7 @@ Shapes: ``B`` batch, ``L`` patches, ``D`` width, ``C`` classes. Images are [B, 3
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,45 @@ def create_vit(
         nn.init.trunc_normal_(vit.head.weight, std=2e-5)
         nn.init.zeros_(vit.head.bias)
     return vit
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile a model in place; masks and dropped paths are drawn as without compilation."""
+    model.compile(options={"fallback_random": True})
+
+
+def timm_config(
+    size: str,
+    image_size: tuple[int, int],
+    patch_size: int,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> dict[str, Any]:
+    """Return the ``config.json`` beside a classifier's ``model.safetensors``, as ``timm.create_model`` reads a folder.
+
+    ``mean`` and ``std`` [3] normalize its images; timm's transforms take them from there too. Images above 224 pixels
+    are evaluated without a margin, as in the official code.
+    """
+    embed_dim, depth, num_heads = MODEL_SIZES[size]
+    arguments = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
+    return {
+        "architecture": "vit_base_patch16_224",  # every size is this class, with the arguments below
+        "num_classes": num_classes,
+        "global_pool": "avg",
+        "model_args": {**arguments, "img_size": list(image_size), "global_pool": "avg"},
+        "pretrained_cfg": {
+            "num_classes": num_classes,
+            "input_size": [3, *image_size],
+            "fixed_input_size": True,
+            "mean": list(mean),
+            "std": list(std),
+            "interpolation": "bicubic",
+            "crop_pct": 224 / 256 if max(image_size) <= 224 else 1.0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

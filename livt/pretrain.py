@@ -14,7 +14,7 @@ from livt.config import Engine, PretrainConfig, Recipe
 from livt.data import check_fit, load_dataset
 from livt.distributed import barrier, wrap
 from livt.mae import MaskedAutoencoder
-from livt.models import create_vit
+from livt.models import compile_model, create_vit
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
 from livt.probes import probe
 from livt.runs import Record, RunStore
@@ -73,7 +73,7 @@ def pretrain(
         optimizer = create_optimizer(mae, settings)
         run.restore(mae, optimizer)
         if engine.compile:
-            mae.compile()
+            compile_model(mae)
         model = wrap(mae, on)
         augment = Augment(settings.augment, data.mean, data.std)
         batches = TrainingBatches(data.train, settings, augment, (recipe.seed, STAGE), on, engine)

@@ -287,6 +287,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def cannot_write(root: Path, error: OSError) -> str:
+    """Return what to tell a user whose run store is read-only, or full, or no folder."""
     return f"cannot write to the run store {root}: {error.strerror}; choose another with --runs DIR or LIVT_RUNS"
 
 

@@ -6,11 +6,16 @@ import time
 
 import pandas as pd
 import pytest
+import timm
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from livt import __main__ as cli
+from livt.data import load_dataset
 from livt.experiments import COLUMNS, EXPERIMENTS
+from livt.finetune import stored_logits
 from livt.recipes import PROFILES, RECIPES
-from livt.runs import RunStore
+from livt.runs import OpenRun, RunStore
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,8 @@ def test_help_answers_within_a_second():
 @pytest.mark.parametrize(
     "arguments",
     [["pretrain"], ["finetune"], ["evaluate"], ["reproduce"], ["runs"], ["runs", "list"], ["runs", "show"],
-     ["runs", "compare"], ["runs", "verify"], ["runs", "promote"], ["runs", "export"], ["runs", "import"]],
+     ["runs", "compare"], ["runs", "model"], ["runs", "verify"], ["runs", "promote"], ["runs", "export"],
+     ["runs", "import"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_has_help(capsys, arguments):
@@ -192,3 +198,56 @@ def test_a_reader_that_stops_early_is_no_error(store):
     process = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert "Traceback" not in process.stderr
+
+
+def test_a_model_loads_in_plain_timm_with_one_call(store, capsys, tmp_path):
+    run_id = store.find("finetune")
+    status, out, _ = run(capsys, "runs", "model", run_id, "--to", str(tmp_path / "model"), "--runs", str(store.root))
+    assert status == 0
+    assert out == f'{run_id}: timm.create_model("local-dir:{tmp_path / "model"}", pretrained=True)\n'
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    logits, labels = stored_logits(store.load(run_id), store)
+    data = load_dataset(store.load(run_id).recipe.data)
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"] == (3, 8, 8)
+    assert (tuple(config["mean"]), tuple(config["std"])) == (data.mean, data.std)
+    assert config["interpolation"] == "bicubic"
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        found = model((data.evaluation.images / 255 - mean) / std)
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
+    assert torch.equal(labels, data.evaluation.labels)
+    status, _, err = run(capsys, "runs", "model", "pretrain", "--to", str(tmp_path), "--runs", str(store.root))
+    assert (status, err) == (2, f"livt: error: {store.find('pretrain')} is a pretraining run: it has no classifier\n")
+
+
+def test_tensorboard_gets_every_epoch_also_after_an_interruption(tmp_path, capsys, monkeypatch):
+    board, runs = tmp_path / "board", tmp_path / "runs"
+    command = ["finetune", "smoke", "--device", "cpu", "--quiet", "--runs", str(runs), "--tensorboard", str(board)]
+    save = OpenRun.save
+
+    def interrupted(self, *rest):
+        save(self, *rest)
+        if self.config["stage"] == "finetune":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(OpenRun, "save", interrupted)
+    assert run(capsys, *command)[0] == 130
+    monkeypatch.undo()
+    assert run(capsys, *command)[0] == 0
+    store = RunStore(runs)
+    for run_id in store.ids():
+        events = EventAccumulator(str(board / run_id)).Reload()
+        for row in store.load(run_id).metrics:
+            for name in ("train_loss", "lr"):
+                found = {event.step: event.value for event in events.Scalars(name)}
+                assert found[row["epoch"]] == pytest.approx(row[name])
+    assert "probe/knn_accuracy" in EventAccumulator(str(board / store.find("pretrain"))).Reload().Tags()["scalars"]
+
+
+def test_tensorboard_without_its_package_is_refused_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    status, _, err = run(capsys, "finetune", "smoke", "--runs", str(tmp_path / "runs"), "--tensorboard", str(tmp_path))
+    message = "writing for TensorBoard needs its package: pip install 'livt[tensorboard]'"
+    assert (status, err) == (2, f"livt: error: {message}\n")
+    assert not (tmp_path / "runs").exists()

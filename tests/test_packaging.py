@@ -40,8 +40,11 @@ def test_the_conda_environment_equals_pyproject():
     assert {n for n in names if not n.startswith(("python>", "pip", "--"))} == requirements()
 
 
+EXTRAS = {"notebooks", "book", "cluster", "tensorboard", "test", "bench", "dev"}
+
+
 def test_extras_are_those_documented():
-    assert set(PYPROJECT["project"]["optional-dependencies"]) == {"notebooks", "book", "test", "bench", "dev"}
+    assert set(PYPROJECT["project"]["optional-dependencies"]) == EXTRAS
     assert not [r for r in requirements() if "==" in r], "no exact pins"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from livt.config import with_overrides
+from livt.config import Engine, with_overrides
 from livt.data import load_dataset
 from livt.experiments import train_all
 from livt.finetune import create_classifier, create_loss, create_mixer, finetune, summarize
@@ -279,3 +279,54 @@ def test_the_summary_of_a_run_is_plain_json_with_its_diagram():
     assert math.isnan(result["few"])
     assert result["class_counts"] == [200, 50, 50]
     assert len(result["per_class"]) == 3
+
+
+RANDOM = {"finetune.drop_path": 0.2, "finetune.mixup": 0.8, "pretrain.probes": 0}
+
+
+def saved_bytes(work) -> int:
+    """Bytes that ``work`` keeps for its backward pass, each storage once."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+    ):
+        loss = work()
+    loss.backward()
+    return sum(kept.values())
+
+
+def test_checkpointing_changes_nothing_but_memory(tmp_path):
+    recipe = with_overrides(smoke(), RANDOM)
+    found = []
+    for checkpointing in (False, True):
+        store = RunStore(tmp_path / str(checkpointing))
+        engine = Engine(checkpointing=checkpointing)
+        found.append(
+            [weights(store, stage(recipe, store, progress=False, engine=engine)) for stage in (pretrain, finetune)]
+        )
+    for plain, checkpointed in zip(*found, strict=True):
+        assert all(torch.equal(value, checkpointed[name]) for name, value in plain.items())
+
+    larger = with_overrides(smoke(), {"model.size": "nano", "pretrain.decoder_depth": 4})
+    mae, vit, images = create_mae(larger), create_classifier(larger), torch.rand(64, 3, 8, 8)
+    whole = saved_bytes(lambda: mae(images, 0.5).loss), saved_bytes(lambda: vit(images).sum())
+    mae.checkpointing = True
+    vit.set_grad_checkpointing(True)
+    checkpointed = saved_bytes(lambda: mae(images, 0.5).loss), saved_bytes(lambda: vit(images).sum())
+    assert checkpointed[0] < 0.5 * whole[0]
+    assert checkpointed[1] < 0.5 * whole[1]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_to_the_same_result_but_for_rounding(tmp_path):
+    recipe = with_overrides(smoke(), {"pretrain.probes": 0})
+    runs = []
+    for compiled in (False, True):
+        store = RunStore(tmp_path / str(compiled))
+        runs.append(
+            [stage(recipe, store, progress=False, engine=Engine(compile=compiled)) for stage in (pretrain, finetune)]
+        )
+    for plain, compiled in zip(*runs, strict=True):
+        for row, other in zip(plain.metrics, compiled.metrics, strict=True):
+            assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+    assert runs[0][1].result["accuracy"] == pytest.approx(runs[1][1].result["accuracy"], abs=1.5)
