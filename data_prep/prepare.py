@@ -22,9 +22,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
-from storage import Entry, PrepareError, build_parquet, build_tree, check_images, image_sizes, parallel, write
+from storage import (
+    Entry,
+    PrepareError,
+    build_tables,
+    build_tree,
+    check_images,
+    image_sizes,
+    parallel,
+    table_files,
+    write,
+)
 
-FORMAT = 1  # raise this when a target of the same request would come out otherwise
+# Raise a form's number when a target of the same request would come out otherwise.
+FORMAT = {"parquet": 1, "tree": 1, "shards": 2}  # shards 1 were Parquet
 TAIL = 4096  # bytes compared before whole files are
 SHOWN = 3  # names in a message; all of them are in a file
 
@@ -80,7 +91,7 @@ def tree_parser(prog: str, description: str, obtain: str) -> argparse.ArgumentPa
     made.epilog = f"Nothing is downloaded: {obtain}."
     made.add_argument("--lists", type=Path, metavar="DIR", help="the folder with the official lists (default: SOURCE)")
     made.add_argument("--how", choices=("link", "symlink", "copy"), default="link", help="default: link, a hard link")
-    made.add_argument("--shards", action="store_true", help="write Parquet shards of images of 256 pixels instead")
+    made.add_argument("--shards", action="store_true", help="write Arrow shards of images of 256 pixels instead")
     return made
 
 
@@ -120,7 +131,7 @@ def prepare(plan: Plan, options: argparse.Namespace) -> str:
 def _prepare(plan: Plan, options: argparse.Namespace) -> str:
     final, partial, old = (options.target / n for n in (plan.name, f".{plan.name}.partial", f".{plan.name}.old"))
     request = {
-        "format": FORMAT,
+        "format": FORMAT[plan.form],
         "dataset": plan.name,
         "form": plan.form,
         "drop_overlap": options.drop_overlap,
@@ -163,7 +174,7 @@ def _make(
     if plan.form == "tree":
         build_tree(folder, entries, options.how, options.jobs)
     else:
-        corrupt = build_parquet(folder, plan.form, entries, contents.classes, options.jobs)
+        corrupt = build_tables(folder, plan.form, entries, contents.classes, options.jobs)
         _refuse_corrupt(corrupt, options.source, problems)
     if options.verify:
         _refuse_corrupt(check_images(folder, options.jobs), options.source, problems)
@@ -190,7 +201,7 @@ def _seal(
     manifest = {
         "request": request,
         "digest": hashlib.sha256(listing.encode()).hexdigest(),
-        "files": {path.name: _file_facts(path) for path in sorted(folder.glob("*.parquet"))},
+        "files": {path.name: _file_facts(path) for path in table_files(folder)},
         "images": {split: sum(per_class) for split, per_class in counts.items()},
         "bytes": sum(sizes.values()),
         "classes": list(classes),
@@ -205,7 +216,7 @@ def _seal(
 def difference(folder: Path, request: Mapping[str, Any], thorough: bool = False) -> str | None:
     """Say how a finished target differs from the request, or from its own manifest; None where it does not.
 
-    The files' names and sizes are compared; ``thorough`` compares the checksums of Parquet files too.
+    The files' names and sizes are compared; ``thorough`` compares the checksums of Parquet and Arrow files too.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -219,7 +230,7 @@ def difference(folder: Path, request: Mapping[str, Any], thorough: bool = False)
     if hashlib.sha256(listing).hexdigest() != digest:
         return "has a files.csv that is not the manifest's"
     if files:
-        present = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
+        present = {path.name: path.stat().st_size for path in table_files(folder)}
         expected = {name: facts["bytes"] for name, facts in files.items()}
     else:
         present = image_sizes(folder)

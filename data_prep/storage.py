@@ -3,12 +3,13 @@
 ``parquet``  ``train.parquet`` and ``test.parquet`` (or ``val.parquet``), as ``livt.data`` reads them: the small sets.
 ``tree``     ``{train,val}/CLASS/FILE`` by hard link, symbolic link or copy. The names of the class folders sort in the
              order of the labels, so a reader that numbers sorted folders gets the published labels.
-``shards``   ``{train,val}-00000-of-000NN.parquet``: images reduced once to 256 pixels on the short side (JPEG, quality
+``shards``   ``{train,val}-00000-of-000NN.arrow``: images reduced once to 256 pixels on the short side (JPEG, quality
              90; none is enlarged), mixed over the classes in a fixed order (by the SHA-256 of the path), 4,096 to a
-             file and 256 to a row group.
+             file and 256 to a record batch. Arrow IPC files, uncompressed, with the columns of the small sets.
 
-Why Parquet for shards: pyarrow is a dependency anyway, many libraries read it, a row group can be read by itself, and
-the columns are those of the small sets. Why JPEG of 256 pixels: data_prep/README.md has the measurement.
+Why Arrow for shards: a file is mapped into memory, so that any image is read without its neighbours and all processes
+share one copy; of Parquet a whole row group is the least that can be read. The small sets are read whole, once, and
+stay Parquet. data_prep/README.md has the measurements, those for JPEG of 256 pixels too.
 """
 
 import hashlib
@@ -28,7 +29,8 @@ from PIL import Image
 from pyarrow import parquet
 from tqdm import tqdm
 
-SHARD_IMAGES, ROW_GROUP = 4096, 256
+SHARD_IMAGES, GROUP = 4096, 256  # images in a shard, and in a row group (Parquet) or record batch (Arrow)
+IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
 SHORT_SIDE, QUALITY = 256, 90
 
 
@@ -94,20 +96,55 @@ def write(path: Path, content: bytes) -> None:
 # ---------------------------------------------------------------- reading back
 
 
+def table_files(folder: Path) -> list[Path]:
+    """Return the files of a target that hold many images each; none for a tree."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".arrow"))
+
+
+def _stored_images(path: Path) -> Iterator[tuple[pyarrow.StringArray, pyarrow.BinaryArray]]:
+    """Yield names and images of a Parquet or Arrow file, a row group or record batch at a time.
+
+    Raises PrepareError naming the file where it is damaged.
+    """
+    try:
+        for images in _parquet_images(path) if path.suffix == ".parquet" else _arrow_images(path):
+            if images.type != IMAGE or any(array.null_count for array in (images, *images.flatten())):
+                raise pyarrow.ArrowInvalid(f"its images are not {IMAGE}")
+            yield images.field("path"), images.field("bytes")
+    except (pyarrow.ArrowException, OSError, KeyError) as error:
+        raise PrepareError(f"{path} cannot be read ({error}): delete it and run the same command again") from None
+
+
+def _parquet_images(path: Path) -> Iterator[pyarrow.StructArray]:
+    file = parquet.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group, columns=["image"])["image"].combine_chunks()
+
+
+def _arrow_images(path: Path) -> Iterator[pyarrow.StructArray]:
+    with pyarrow.memory_map(str(path)) as mapped:  # names and lengths are had without reading the images
+        reader = pyarrow.ipc.open_file(mapped)
+        for group in range(reader.num_record_batches):
+            batch = reader.get_batch(group)
+            batch.validate(full=True)  # an offset that leads out of the file would end the process
+            yield batch.column("image")
+
+
 def image_sizes(folder: Path) -> dict[str, int]:
-    """Return the size in bytes of each image of a target by its path, read from the files themselves."""
+    """Return the size in bytes of each image of a target by its path, read from the files themselves.
+
+    Of an image in a Parquet or Arrow file the path is the split and the name that is stored with it.
+    """
     sizes: dict[str, int] = {}
-    for path in sorted(folder.glob("*.parquet")):
+    for path in table_files(folder):
         split = path.name.partition(".")[0].partition("-")[0]
-        try:
-            file = parquet.ParquetFile(path)
-            for group in range(file.num_row_groups):
-                images = file.read_row_group(group, columns=["image"])["image"].combine_chunks()
-                lengths = pyarrow.compute.binary_length(images.field("bytes")).to_pylist()
-                names = images.field("path").to_pylist()
-                sizes |= {f"{split}/{name}": length for name, length in zip(names, lengths, strict=True)}
-        except pyarrow.ArrowException as error:
-            raise PrepareError(f"{path} cannot be read ({error}): delete it and run the same command again") from None
+        for names, images in _stored_images(path):
+            lengths = pyarrow.compute.binary_length(images).to_pylist()
+            for stored, length in zip(names.to_pylist(), lengths, strict=True):
+                name = f"{split}/{stored}"
+                if name in sizes:  # SOURCE changed between two runs, and with it what each file holds
+                    raise PrepareError(f"{path} holds {name} a second time: delete {folder} and run the command again")
+                sizes[name] = length
     if sizes:
         return sizes
     for folder_of_split in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -131,15 +168,13 @@ def check_images(folder: Path, jobs: int) -> list[str]:
 
 def _batches(folder: Path) -> Iterator[tuple[Sequence[str], Sequence[bytes | Path]]]:
     """Yield names and images of a target, few enough at a time to hold in memory."""
-    files = sorted(folder.glob("*.parquet"))
+    files = table_files(folder)
     for path in files:
-        file = parquet.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            images = file.read_row_group(group, columns=["image"])["image"].to_pylist()
-            yield [f"{path.name}: {image['path']}" for image in images], [image["bytes"] for image in images]
+        for names, images in _stored_images(path):
+            yield [f"{path.name}: {name}" for name in names.to_pylist()], images.to_pylist()
     paths = [] if files else sorted(image_sizes(folder))
-    for start in range(0, len(paths), ROW_GROUP):
-        part = paths[start : start + ROW_GROUP]
+    for start in range(0, len(paths), GROUP):
+        part = paths[start : start + GROUP]
         yield part, [folder / path for path in part]
 
 
@@ -195,11 +230,11 @@ def _stamp(path: Path) -> tuple[int, int]:
     return path.stat().st_size, int(path.stat().st_mtime)
 
 
-# ---------------------------------------------------------------- Parquet
+# ---------------------------------------------------------------- Parquet and Arrow
 
 
-def build_parquet(folder: Path, form: str, entries: Sequence[Entry], classes: Sequence[str], jobs: int) -> list[str]:
-    """Write the Parquet files that are not there yet; return the names of images that do not decode.
+def build_tables(folder: Path, form: str, entries: Sequence[Entry], classes: Sequence[str], jobs: int) -> list[str]:
+    """Write the Parquet or Arrow files that are not there yet; return the names of images that do not decode.
 
     A file with such an image is not written; the others are.
     """
@@ -214,7 +249,8 @@ def build_parquet(folder: Path, form: str, entries: Sequence[Entry], classes: Se
                     if content is None
                 ]
                 if not failed:
-                    _write_parquet(folder / name, part, contents, classes)
+                    with appearing(folder / name) as temporary:
+                        write_table(_table(part, contents, classes), temporary, form)
                 corrupt += failed
             bar.update(len(part))
     return corrupt
@@ -229,7 +265,7 @@ def _content(entry: Entry, form: str) -> bytes | None:
 
 
 def _parts(form: str, entries: Sequence[Entry]) -> Iterator[tuple[str, Sequence[Entry]]]:
-    """Yield name and images of each Parquet file."""
+    """Yield name and images of each file."""
     for split in sorted({entry.split for entry in entries}):
         chosen = [entry for entry in entries if entry.split == split]
         if form == "parquet":
@@ -238,20 +274,27 @@ def _parts(form: str, entries: Sequence[Entry]) -> Iterator[tuple[str, Sequence[
         chosen.sort(key=lambda entry: hashlib.sha256(entry.path.encode()).digest())
         total = -(-len(chosen) // SHARD_IMAGES)
         for i in range(total):
-            yield f"{split}-{i:05d}-of-{total:05d}.parquet", chosen[i * SHARD_IMAGES : (i + 1) * SHARD_IMAGES]
+            yield f"{split}-{i:05d}-of-{total:05d}.arrow", chosen[i * SHARD_IMAGES : (i + 1) * SHARD_IMAGES]
 
 
-def _write_parquet(path: Path, entries: Sequence[Entry], contents: Sequence[bytes], classes: Sequence[str]) -> None:
+def _table(entries: Sequence[Entry], contents: Sequence[bytes], classes: Sequence[str]) -> pyarrow.Table:
     names = [entry.path.partition("/")[2] for entry in entries]
     images = pyarrow.StructArray.from_arrays(
-        [pyarrow.array(contents, pyarrow.binary()), pyarrow.array(names, pyarrow.string())], ["bytes", "path"]
+        [pyarrow.array(contents, pyarrow.binary()), pyarrow.array(names, pyarrow.string())], fields=list(IMAGE)
     )
     labels = pyarrow.array([entry.label for entry in entries], pyarrow.int64())
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)}}
     table = pyarrow.table({"image": images, "label": labels})
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    with appearing(path) as temporary:  # images do not compress again
-        parquet.write_table(table, temporary, row_group_size=ROW_GROUP, compression="none", use_dictionary=False)
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def write_table(table: pyarrow.Table, path: Path, form: str) -> None:
+    """Write a file of a form. Not compressed: images do not become smaller, and what is mapped must lie there plain."""
+    if form == "parquet":
+        parquet.write_table(table, path, row_group_size=GROUP, compression="none", use_dictionary=False)
+    else:
+        with pyarrow.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table, max_chunksize=GROUP)
 
 
 def reduced(content: bytes) -> bytes | None:

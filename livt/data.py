@@ -10,6 +10,7 @@ Shapes: ``N`` images, ``C`` classes.
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -345,14 +346,20 @@ def _subset(
 def _decode(encoded: list[dict], labels: NDArray, indices: NDArray, config: DataConfig, path: Path) -> Split:
     _, height, width = DATASETS[config.name]
     images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
-    for row, i in enumerate(indices):
+
+    def fill(row: int) -> None:
+        i = indices[row]
         found = encoded[i] if isinstance(encoded[i], dict) else {}
         name = f"{path}, row {i}" + (f" ({found['path']})" if found.get("path") else "")
         image = decode(found.get("bytes") or b"", name, "fetch the file anew")
         if image.size != (width, height):
-            found = f"{image.size[0]} x {image.size[1]} pixels"
-            raise DataError(f"{name} is {found}, expected {width} x {height}: fetch the file anew")
+            size = f"{image.size[0]} x {image.size[1]} pixels"
+            raise DataError(f"{name} is {size}, expected {width} x {height}: fetch the file anew")
         images[row] = pil_to_tensor(image)
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+        for _ in pool.map(fill, range(len(indices))):
+            pass
     return Split(images=images, labels=torch.from_numpy(labels[indices]))
 
 

@@ -99,7 +99,7 @@ def decode(content: bytes, name: str, remedy: str) -> Image.Image:
 @lru_cache(maxsize=2)
 def _shards(folder: Path, split: str) -> tuple[NDArray[np.int64], list[Any]]:
     """Return where each record batch of a split's shards begins, and the images of each: mapped, not read."""
-    import pyarrow
+    import pyarrow  # only shards need it
 
     starts, groups, total = [], [], 0
     for path in sorted(folder.glob(f"{split}-*.arrow")):
@@ -107,10 +107,15 @@ def _shards(folder: Path, split: str) -> tuple[NDArray[np.int64], list[Any]]:
             reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i)
+                batch.validate(full=True)  # a wrong offset in a damaged file would end the process
+                if batch.schema.field("image").type != pyarrow.struct(
+                    {"bytes": pyarrow.binary(), "path": pyarrow.string()}
+                ):
+                    raise ValueError("its images are not bytes and path")
                 groups.append(batch.column("image"))
                 starts.append(total)
                 total += batch.num_rows
-        except (pyarrow.ArrowException, OSError, KeyError) as error:
+        except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path} is not a shard of images ({reason}): prepare {folder} again") from None
     return np.array(starts), groups

@@ -185,6 +185,11 @@ def test_own_counts_of_tiny_imagenet(tmp_path, monkeypatch):
     data = load_dataset(DataConfig(name="tiny_imagenet"))
     assert data.class_counts.tolist() == [min(n, 3) for n in counts]
 
+    profile = load_dataset(DataConfig(name="tiny_imagenet", max_count=3, imbalance_factor=3)).class_counts
+    assert sorted(profile, reverse=True) == exponential_counts(3, 3, 200).tolist()
+    by_rank = profile[sorted(range(200), key=lambda c: (-counts[c], c))]
+    assert by_rank.tolist() == sorted(profile, reverse=True), "classes keep the order of ImageNet-LT"
+
     load_dataset.cache_clear()
     (tmp_path / "tiny_imagenet" / "classes.csv").write_text("label,imagenet_lt_n_train\n0,5\n")
     with pytest.raises(DataError, match=r"classes.csv does not give label .*label is not 0 to 199"):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -62,6 +63,11 @@ def call(script, *arguments, capsys) -> tuple[int, str, str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def arrow(path: Path) -> pyarrow.Table:
+    with pyarrow.memory_map(str(path)) as mapped:
+        return pyarrow.ipc.open_file(mapped).read_all()
 
 
 def visible(folder: Path) -> list[str]:
@@ -500,18 +506,22 @@ def test_shards_hold_each_image_once_reduced(imagenet, tmp_path, capsys, monkeyp
     assert visible(target) == [
         "files.csv",
         "manifest.json",
-        *(f"train-{i:05d}-of-00003.parquet" for i in range(3)),
-        *(f"val-{i:05d}-of-00002.parquet" for i in range(2)),
+        *(f"train-{i:05d}-of-00003.arrow" for i in range(3)),
+        *(f"val-{i:05d}-of-00002.arrow" for i in range(2)),
     ]
-    rows = [r for p in sorted(target.glob("train-*.parquet")) for r in parquet.read_table(p).to_pylist()]
-    listing = pd.read_csv(target / "files.csv").set_index("path")
+    both = {s: [r for p in sorted(target.glob(f"{s}-*")) for r in arrow(p).to_pylist()] for s in ("train", "val")}
+    found = []
+    for split, rows in both.items():
+        for row in rows:
+            image = row["image"]
+            found.append(f"{split}/{image['path']},{row['label']},{len(image['bytes'])}")
+            assert WNIDS[row["label"]] == Path(image["path"]).parent.name
+    assert (target / "files.csv").read_text().splitlines() == ["path,label,size", *sorted(found)]
+    facts = {p.name: {"bytes": len(c := p.read_bytes()), "sha256": sha256(c).hexdigest()} for p in target.glob("*.a*")}
+    assert json.loads((target / "manifest.json").read_text())["files"] == facts
+    rows = both["train"]
     stored = {row["image"]["path"]: row["image"]["bytes"] for row in rows}
     assert len(stored) == len(rows) == 10
-    for row in rows:
-        path = f"train/{row['image']['path']}"
-        assert WNIDS[row["label"]] == Path(path).parent.name
-        assert listing.loc[path, "label"] == row["label"]
-        assert listing.loc[path, "size"] == len(row["image"]["bytes"])
     sizes = {name: Image.open(io.BytesIO(content)).size for name, content in stored.items()}
     assert sizes["n01440764/train_0_0.JPEG"] == (512, 256)
     assert sizes["n01440764/train_0_1.JPEG"] == (256, 341)
@@ -522,14 +532,153 @@ def test_shards_hold_each_image_once_reduced(imagenet, tmp_path, capsys, monkeyp
     assert np.abs(again.mean((0, 1)) - reduced.mean((0, 1))).max() < 1
     labels = [row["label"] for row in rows]
     assert labels != sorted(labels), "the classes are mixed"
+    keys = [sha256(f"train/{row['image']['path']}".encode()).digest() for row in rows]
+    assert keys == sorted(keys), "the fixed order"
     # A byte that changes without changing the size is found by --verify.
-    shard = target / "train-00000-of-00003.parquet"
+    shard = target / "train-00000-of-00003.arrow"
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     put(shard, bytes(content))
     assert call(imagenet_lt, imagenet, tmp_path / "data", "--shards", capsys=capsys)[0] == 0
     err = call(imagenet_lt, imagenet, tmp_path / "data", "--shards", "--verify", capsys=capsys)[2]
     assert f"{target} is damaged: {shard.name} does not have the manifest's checksum: pass --force" in err
+
+
+def test_a_shard_is_mapped_and_read_by_rows(tmp_path):
+    entries = [storage.Entry(path=f"train/c/{i}.jpg", label=i % 7, source=picture(i)) for i in range(600)]
+    assert storage.build_tables(tmp_path, "shards", entries, [str(c) for c in range(7)], 1) == []
+    path = tmp_path / "train-00000-of-00001.arrow"
+    with pyarrow.memory_map(str(path)) as mapped:
+        before = pyarrow.total_allocated_bytes()
+        reader = pyarrow.ipc.open_file(mapped)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        assert pyarrow.total_allocated_bytes() - before < 10_000, "nothing is copied, so nothing is compressed"
+    assert [batch.num_rows for batch in batches] == [256, 256, 88]
+    expected = {
+        "image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}),
+        "label": pyarrow.int64(),
+    }
+    assert batches[0].schema.equals(pyarrow.schema(expected))
+    features = json.loads(batches[0].schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["label"]["names"] == [str(c) for c in range(7)]
+    row = batches[2].column("image")[5].as_py()
+    assert row["bytes"] == picture(int(Path(row["path"]).stem))
+    assert path.stat().st_size < 1.2 * sum(entry.size() for entry in entries), "a batch does not hold the whole file"
+
+
+def test_shards_that_were_killed_and_then_damaged_are_named(imagenet, tmp_path, capsys, monkeypatch):
+    """A file that was whole when the run ended is taken as it is: damage since (a power cut) must not go unseen."""
+    monkeypatch.setattr(storage, "SHARD_IMAGES", 4)
+    data, bad = tmp_path / "data", imagenet / "val/n01443537/val_1_0.JPEG"
+    good = bad.read_bytes()
+    put(bad, good[: len(good) // 2])
+    assert call(imagenet_lt, imagenet, data, "--shards", capsys=capsys)[0] == 2
+    put(bad, good)
+    shard = data / ".imagenet_lt.partial/train-00001-of-00003.arrow"
+    whole = shard.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (
+        *(whole[:cut] for cut in (0, 1, 8, 100, middle, len(whole) - 6, len(whole) - 1)),
+        bytes(len(whole)),
+        whole[:800] + whole[middle:],  # the footer leads out of the file
+        whole[:middle] + bytes(middle),
+    ):
+        put(shard, damaged)
+        for extra in ((), ("--verify",)):
+            status, out, err = call(imagenet_lt, imagenet, data, "--shards", *extra, capsys=capsys)
+            assert (status, out) == (2, "")
+            assert err.startswith(f"imagenet_lt.py: error: {shard} cannot be read (")
+            assert err.endswith("): delete it and run the same command again\n")
+            assert err.count("\n") == 1
+            assert visible(data) == []
+    shard.unlink()
+    kept = data / ".imagenet_lt.partial/train-00000-of-00003.arrow"
+    before = kept.stat().st_mtime_ns
+    assert call(imagenet_lt, imagenet, data, "--shards", "--verify", capsys=capsys)[0] == 0
+    target = data / "imagenet_lt"
+    assert (target / shard.name).read_bytes() == whole
+    assert (target / kept.name).stat().st_mtime_ns == before, "what was whole is not made again"
+    put(target / shard.name, whole[:-1])
+    assert call(imagenet_lt, imagenet, data, "--shards", capsys=capsys)[2] == (
+        f"imagenet_lt.py: error: {target} is damaged: {shard.name} has {len(whole) - 1} bytes, not {len(whole)}: pass "
+        "--force to make it anew, or name another TARGET\n"
+    )
+    assert call(imagenet_lt, imagenet, data, "--shards", "--force", capsys=capsys)[0] == 0
+    assert (target / shard.name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_damaged_shard_never_ends_the_process(tmp_path, seed):
+    """Offsets are trusted where a file is mapped: unchecked, a wrong one is read outside the file."""
+    entries = [storage.Entry(path=f"train/c/{i}.jpg", label=0, source=picture(i % 5)) for i in range(300)]
+    storage.build_tables(tmp_path, "shards", entries, ["c"], 1)
+    path = tmp_path / "train-00000-of-00001.arrow"
+    content = path.read_bytes()
+    damaged = np.frombuffer(content, np.uint8).copy()
+    generator = np.random.default_rng(seed)
+    # The parts that are no image: schema, offsets and names of the first batch, footer.
+    places = np.concatenate([np.arange(4000), np.arange(len(content) - 2000, len(content))])
+    for _ in range(200):
+        changed = generator.choice(places, 3)
+        damaged[changed] ^= generator.integers(1, 256, 3, np.uint8)
+        put(path, damaged.tobytes())
+        try:
+            storage.image_sizes(tmp_path)
+            storage.check_images(tmp_path, 1)
+        except storage.PrepareError as error:
+            assert str(path) in str(error)  # noqa: PT017
+        damaged[:] = np.frombuffer(content, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label": [0]},
+        {"image": [1]},
+        {"image": [{"bytes": b"x"}]},
+        {"image": [{"bytes": b"x", "path": b"c/0.jpg"}]},
+        {"image": [{"bytes": None, "path": "c/0.jpg"}, {"bytes": b"x", "path": "c/1.jpg"}]},
+    ],
+)
+def test_a_shard_of_something_else_is_named(tmp_path, columns):
+    path = tmp_path / "train-00000-of-00001.arrow"
+    storage.write_table(pyarrow.table(columns), path, "shards")
+    with pytest.raises(storage.PrepareError, match=f"^{path} cannot be read .*: delete it and run the same command"):
+        storage.image_sizes(tmp_path)
+
+
+def test_an_image_twice_in_shards_is_named(imagenet, tmp_path, capsys, monkeypatch):
+    """Shards of two runs, between which an image fell out of the source, overlap."""
+    monkeypatch.setattr(storage, "SHARD_IMAGES", 4)
+    order = sorted(path.relative_to(imagenet).as_posix() for path in (imagenet / "train").rglob("*.JPEG"))
+    order.sort(key=lambda path: sha256(path.encode()).digest())
+    bad, data = imagenet / order[1], tmp_path / "data"
+    put(bad, b"no image")
+    arguments = (imagenet_lt, imagenet, data, "--shards", "--drop-overlap")
+    assert "1 images do not decode" in call(*arguments, capsys=capsys)[2]
+    put(bad, (imagenet / "val/n01443537/val_1_0.JPEG").read_bytes())
+    partial = data / ".imagenet_lt.partial"
+    assert call(*arguments, capsys=capsys)[2] == (
+        f"imagenet_lt.py: error: {partial}/train-00001-of-00003.arrow holds {order[4]} a second time: delete {partial} "
+        "and run the command again\n"
+    )
+    assert visible(data) == []
+    for path in partial.iterdir():
+        path.unlink()
+    partial.rmdir()
+    assert "prepared: train 9, val 6" in call(*arguments, capsys=capsys)[1]
+
+
+def test_shards_of_the_old_form_are_refused_unless_forced(imagenet, tmp_path, capsys):
+    arguments = (imagenet_lt, imagenet, tmp_path / "data", "--shards")
+    call(*arguments, capsys=capsys)
+    target = tmp_path / "data/imagenet_lt"
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["request"]["format"] = 1
+    put(target / "manifest.json", json.dumps(manifest))
+    assert f"{target} was made with format = 1, not 2: pass --force" in call(*arguments, capsys=capsys)[2]
+    assert call(*arguments, "--force", capsys=capsys)[0] == 0
+    assert call(*arguments, capsys=capsys)[0] == 0
 
 
 def test_torchvision_and_livt_agree_on_the_labels_of_a_tree(imagenet, tmp_path, capsys):
@@ -634,6 +783,16 @@ def test_cifar_pixels_and_labels_survive(tmp_path, capsys, monkeypatch, classes)
     assert [row["path"][:5] for row in train] == [f"{i:05d}" for i in range(2 * classes)], "the official order"
     again = call(cifar, source, tmp_path / "data", "--classes", classes, capsys=capsys)
     assert again[1].startswith(f"{target}: already prepared")
+
+
+def test_a_truncated_parquet_file_is_named(tmp_path):
+    entries = [storage.Entry(path=f"train/{i}.jpg", label=0, source=picture(i)) for i in range(3)]
+    storage.build_tables(tmp_path, "parquet", entries, ["c"], 1)
+    path = tmp_path / "train.parquet"
+    assert storage.image_sizes(tmp_path) == {entry.path: entry.size() for entry in entries}
+    put(path, path.read_bytes()[:-1])
+    with pytest.raises(storage.PrepareError, match=f"^{path} cannot be read .*: delete it and run the same command"):
+        storage.image_sizes(tmp_path)
 
 
 def test_livt_reads_what_is_prepared(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,7 @@
 import io
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -141,3 +143,36 @@ def test_large_sets_have_no_validation_images(data):
     prepare(data)
     with pytest.raises(DataError, match="places_lt is prepared without validation images"):
         load_dataset(DataConfig(name="places_lt", image_size=32, evaluation="validation"))
+
+
+def test_shards_with_flipped_bytes_end_in_one_error_or_are_noticed_later(data):
+    """In processes of their own: a wrong offset, followed blindly, would end the process without a word."""
+    folder = prepare(data, "shards")
+    code = f"""
+import random, sys
+from pathlib import Path
+from livt import images
+from livt.config import DataConfig
+from livt.data import DataError, load_dataset
+shard = Path({str(folder)!r}) / "val-00000-of-00002.arrow"
+sound = shard.read_bytes()
+draw = random.Random(0)
+for _ in range(60):
+    damaged = bytearray(sound)
+    for _ in range(2):
+        damaged[draw.randrange(8, 3000)] ^= 1 << draw.randrange(8)
+    shard.write_bytes(bytes(damaged))
+    load_dataset.cache_clear()
+    images._shards.cache_clear()
+    try:
+        split = load_dataset(DataConfig(name="places_lt", image_size=32)).evaluation
+        for index in range(0, 365, 40):
+            split.image(index)
+        print("unnoticed")
+    except DataError as error:
+        assert str(shard.parent) in str(error), error
+        print("refused")
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert out.stdout.split().count("refused") > 10

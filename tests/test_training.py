@@ -330,3 +330,33 @@ def test_a_compiled_model_trains_to_the_same_result_but_for_rounding(tmp_path):
         for row, other in zip(plain.metrics, compiled.metrics, strict=True):
             assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
     assert runs[0][1].result["accuracy"] == pytest.approx(runs[1][1].result["accuracy"], abs=1.5)
+
+
+def test_fine_tuning_may_start_from_other_images_of_another_size(tmp_path):
+    """As 384 px fine-tuning starts from 224 px pretraining; the pretraining run is that of a recipe on those images."""
+    small = with_overrides(smoke(), {"pretrain.probes": 0})
+    store = RunStore(tmp_path)
+    pretrained = pretrain(small, store, progress=False)
+    large = with_overrides(small, {"data.image_size": 16, "data.max_count": 100, "pretrain.data": small.data.to_dict()})
+    assert pretrain(large, store, progress=False) == pretrained
+    record = finetune(large, store, progress=False)
+    assert record.result["pretrain_run"] == pretrained.id
+    assert record.recipe == large
+    assert weights(store, record)["pos_embed"].shape[1] == 1 + 4 * 4
+    assert len(store.ids()) == 2
+    train_all([large], store, progress=False)
+    assert len(store.ids()) == 2, "both stages are found"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrain.data": {"name": "digits", "image_size": 10}}, "image size 10 x 10 is not a multiple of"),
+        ({"pretrain.data": {"name": "imagenet_lt"}}, "data.image_size must be set: the images of"),
+        ({"pretrain.data": {"name": "digits", "image_size": 4}}, "mask_ratio 0.5 leaves 0 of 1 patches visible"),
+        ({"pretrain.data": {"name": "digit_pairs", "max_count": 20, "imbalance_factor": 2}}, "resampled from square"),
+    ],
+)  # fmt: skip
+def test_pretraining_data_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        with_overrides(smoke(), changes)
