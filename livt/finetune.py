@@ -32,7 +32,7 @@ from livt.losses import (
     start_bias,
 )
 from livt.metrics import Metrics, evaluate_logits, reliability, softmax
-from livt.models import LoadReport, compile_model, create_vit, load_encoder, timm_config
+from livt.models import LoadReport, compile_model, create_vit, load_encoder, place, timm_config
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
 from livt.runs import Record, RunError, RunStore, dump_json, write_atomically
 
@@ -122,7 +122,7 @@ def finetune(
         start = start_bias(settings.loss, settings.start, data.class_counts, settings.tau)
         with torch.no_grad():
             vit.head.bias.copy_(start)
-        vit = vit.to(on)
+        place(vit, on, settings.precision)
         vit.set_grad_checkpointing(engine.checkpointing)
         optimizer = create_optimizer(vit, settings, settings.layer_decay)
         run.restore(vit, optimizer)
@@ -176,7 +176,8 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
     vit = create_classifier(recipe)
     vit.load_state_dict(load_file(store.weights(record.id)))
     augment = Augment(recipe.finetune.augment, data.mean, data.std)
-    return predict(vit.to(device), data.evaluation, augment, recipe.finetune.precision)
+    place(vit, torch.device(device), recipe.finetune.precision)
+    return predict(vit, data.evaluation, augment, recipe.finetune.precision)
 
 
 def data_of(record: Record) -> Dataset:

@@ -14,7 +14,7 @@ from livt.config import Engine, PretrainConfig, Recipe
 from livt.data import check_fit, load_dataset
 from livt.distributed import barrier, wrap
 from livt.mae import MaskedAutoencoder
-from livt.models import compile_model, create_vit
+from livt.models import compile_model, create_vit, place
 from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
 from livt.probes import probe
 from livt.runs import Record, RunStore
@@ -68,7 +68,8 @@ def pretrain(
 
         # ---------------------------------------------------------------- model, optimiser, state
         seed_everything(recipe.seed, STAGE, 0)
-        mae = create_mae(recipe).to(on)
+        mae = create_mae(recipe)
+        place(mae, on, settings.precision)
         mae.checkpointing = engine.checkpointing
         optimizer = create_optimizer(mae, settings)
         run.restore(mae, optimizer)

@@ -2,20 +2,35 @@
 
 The peers are ``transformers.ViTMAEForPreTraining`` and timm's ViT with PyTorch's own BCE, as their users write them, at
 the same sizes, data, precision and optimiser. Each figure comes with its share of the rate at which this machine
-multiplies matrices in the same run. Labels: images per second, and share of that rate in percent.
+multiplies matrices in the same run. Then what each switch is worth, on and off, and how fast images come from files.
+Labels: images per second; share of that rate in percent; memory in MB: on a GPU the peak, on a CPU what the step keeps
+for its backward pass.
 """
 
+import io
+import itertools
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
+import folders
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm.models.vision_transformer import Attention
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from livt.config import Recipe, with_overrides
+from livt.augment import Augment
+from livt.batches import TrainingBatches, evaluation_batches
+from livt.config import AugmentConfig, DataConfig, Engine, Recipe, with_overrides
+from livt.data import load_dataset
 from livt.finetune import create_classifier
 from livt.losses import BalancedBinaryCrossEntropy
+from livt.models import compile_model, place
 from livt.optim import create_optimizer, take_step
 from livt.pretrain import create_mae
 from livt.recipes import tiny_imagenet_lt
@@ -81,55 +96,188 @@ def matrix_rate(precision: str) -> float:
     return 2 * size**3 / best
 
 
+def a_batch(recipe: Recipe, count: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(count, 3, *recipe.data.size, device=DEVICE), torch.arange(count, device=DEVICE) % CLASSES
+
+
+def our_step(recipe: Recipe, stage: str, count: int, switch: str = "") -> Callable[[], float]:
+    """Return a training step as both stages take it, with one switch turned."""
+    settings, batch = getattr(recipe, stage), a_batch(recipe, count)
+    model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe)
+    place(model, DEVICE, settings.precision).train()
+    if switch == "checkpointing":
+        model.checkpointing = True
+        if stage == "finetune":
+            model.set_grad_checkpointing(True)
+    if switch == "the other attention":
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.fused_attn = not module.fused_attn
+    optimizer = create_optimizer(model, settings)
+    if switch == "AdamW not fused":
+        optimizer = torch.optim.AdamW(optimizer.param_groups, betas=(settings.beta1, settings.beta2), fused=False)
+    if switch == "compiled":
+        compile_model(model)
+    criterion = BalancedBinaryCrossEntropy([10] * CLASSES).to(DEVICE)
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        return model(images, settings.mask_ratio).loss if stage == "pretrain" else criterion(model(images), labels)
+
+    return lambda: take_step(optimizer, loss_of, [batch], lr=1e-5, settings=settings, where="bench")
+
+
+def peer_step(recipe: Recipe, stage: str, count: int) -> Callable[[], float]:
+    """Return a training step as users of the peers write it."""
+    images, labels = a_batch(recipe, count)
+    model = (peer_mae(recipe) if stage == "pretrain" else create_classifier(recipe)).to(DEVICE).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def loss_of() -> Tensor:
+        if stage == "pretrain":
+            return model(images).loss
+        logits = model(images)
+        targets = F.one_hot(labels, CLASSES).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / count
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=getattr(recipe, stage).precision == "bfloat16"):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def memory_of(step: Callable[[], float]) -> float:
+    """Return the memory of a step in MB."""
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() / 1e6
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(kept.values()) / 1e6
+
+
+def measure(benchmark, step: Callable[[], float], count: int, precision: str, flops: int | None = None) -> None:
+    """Time a step and label it; ``flops`` None counts its floating-point operations."""
+    if flops is None:
+        with FlopCounterMode(display=False) as counter:
+            assert torch.isfinite(torch.tensor(step()))
+        flops = counter.get_total_flops()
+        benchmark.extra_info["memory_mb"] = round(memory_of(step))
+    benchmark.pedantic(step, warmup_rounds=1, rounds=10 if count >= 64 else 4)
+    if benchmark.stats:  # none where benchmarks are switched off
+        seconds = benchmark.stats.stats.median
+        benchmark.extra_info["images_per_second"] = round(count / seconds, 1)
+        benchmark.extra_info["share_of_matrix_rate"] = round(100 * flops / seconds / matrix_rate(precision), 1)
+
+
 @pytest.mark.parametrize("who", ["livt", "peer"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_step_beside_a_peer(benchmark, shape, stage, precision, who):
     benchmark.group = f"{stage}, {shape}, {precision}, {DEVICE.type}"
-    recipe = recipe_of(shape, precision)
-    settings = getattr(recipe, stage)
-    count = SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
-    images = torch.randn(count, 3, *recipe.data.size, device=DEVICE)
-    labels = torch.arange(count, device=DEVICE) % CLASSES
-    if stage == "pretrain":
-        model = (create_mae(recipe) if who == "livt" else peer_mae(recipe)).to(DEVICE)
-        batch = (images,)
-        loss_of = (lambda x: model(x, settings.mask_ratio).loss) if who == "livt" else (lambda x: model(x).loss)
-    else:
-        model, batch = create_classifier(recipe).to(DEVICE), (images, labels)
-        ours = BalancedBinaryCrossEntropy([10] * CLASSES)
+    recipe, count = recipe_of(shape, precision), SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
+    measure(benchmark, (our_step if who == "livt" else peer_step)(recipe, stage, count), count, precision)
 
-        def plain(z, y):
-            return F.binary_cross_entropy_with_logits(z, F.one_hot(y, CLASSES).to(z.dtype), reduction="sum") / count
 
-        criterion = ours if who == "livt" else plain
-
-        def loss_of(x, y):
-            return criterion(model(x), y)
-
-    model.train()
-    if who == "livt":
-        optimizer = create_optimizer(model, settings)
-
-        def step():
-            return take_step(optimizer, loss_of, [batch], lr=1e-5, settings=settings, where="bench")
-    else:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-
-        def step():
-            optimizer.zero_grad()
-            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = loss_of(*batch)
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
+@pytest.mark.parametrize(
+    "switch", ["as trained", "compiled", "AdamW not fused", "the other attention", "checkpointing"]
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("shape", SHAPES if DEVICE.type == "cuda" else list(SHAPES)[:1])  # minutes each on a CPU
+def test_what_a_switch_is_worth(benchmark, shape, stage, precision, switch):
+    benchmark.group = f"switches: {stage}, {shape}, {precision}, {DEVICE.type}"
+    recipe, count = recipe_of(shape, precision), SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
     with FlopCounterMode(display=False) as counter:
-        assert torch.isfinite(torch.tensor(step()))
-    benchmark.pedantic(step, warmup_rounds=1, rounds=10 if count >= 64 else 4)
-    if benchmark.stats:  # none where benchmarks are switched off
-        seconds = benchmark.stats.stats.median
-        share = 100 * counter.get_total_flops() / seconds / matrix_rate(precision)
-        benchmark.extra_info["images_per_second"] = round(count / seconds, 1)
-        benchmark.extra_info["share_of_matrix_rate"] = round(share, 1)
+        our_step(recipe, stage, count)()
+    step = our_step(recipe, stage, count, switch)
+    step()
+    benchmark.extra_info["memory_mb"] = (
+        round(memory_of(step)) if switch != "compiled" or DEVICE.type == "cuda" else None
+    )
+    measure(benchmark, step, count, precision, counter.get_total_flops())
+
+
+@pytest.mark.benchmark(group="images from files, 341 x 256 JPEG of about 24 KB to 224 px, one loading process")
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "evaluation"])
+@pytest.mark.parametrize("form", ["tree", "shards"])
+def test_images_from_files(benchmark, tmp_path, monkeypatch, form, stage):
+    monkeypatch.setattr(folders, "picture", photograph)
+    folders.prepare(tmp_path, form)
+    monkeypatch.setenv("LIVT_DATA", str(tmp_path))
+    load_dataset.cache_clear()
+    data = load_dataset(DataConfig(name="places_lt", image_size=224))
+    load_dataset.cache_clear()
+    crops = AugmentConfig(crop_min_scale=0.2, flip=True)
+    randomly = AugmentConfig(crop_min_scale=0.08, flip=True, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
+    augment = Augment(randomly if stage == "finetune" else crops, data.mean, data.std)
+    settings = replace(tiny_imagenet_lt().finetune, batch_size=32, augment=augment.config)
+    engine = Engine(workers=1)
+    batches = TrainingBatches(data.train, settings, augment, (0, 2), DEVICE, engine)
+
+    def epoch() -> int:
+        if stage == "evaluation":
+            return sum(len(images) for images in evaluation_batches(data.evaluation, augment, DEVICE, engine))
+        return sum(len(labels) for step in batches.epoch(0) for _, labels in step)
+
+    count = epoch()
+    benchmark.pedantic(epoch, rounds=3)
+    if benchmark.stats:
+        benchmark.extra_info["images_per_second"] = round(count / benchmark.stats.stats.median, 1)
+
+
+def photograph(label: int, number: int) -> bytes:
+    """A crop of one of scikit-learn's photographs, as data_prep stores shards."""
+    image = Image.fromarray(load_sample_images().images[label % 2])
+    left, top = 7 * (label % 40), 5 * (number % 30)
+    buffer = io.BytesIO()
+    image.crop((left, top, left + 341, top + 256)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.benchmark(group="waiting for files while training, base/16 at 224 px")
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_waiting_for_files(benchmark, tmp_path, monkeypatch, stage):
+    monkeypatch.setattr(folders, "picture", photograph)
+    folders.prepare(tmp_path, "shards")
+    monkeypatch.setenv("LIVT_DATA", str(tmp_path))
+    load_dataset.cache_clear()
+    data = load_dataset(DataConfig(name="places_lt", image_size=224))
+    load_dataset.cache_clear()
+    count = 128 if DEVICE.type == "cuda" else 4
+    recipe = recipe_of("base/16 at 224 px", "bfloat16")
+    config = AugmentConfig(crop_min_scale=0.2, flip=True)
+    if stage == "finetune":
+        config = replace(config, crop_min_scale=0.08, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
+    augment = Augment(config, data.mean, data.std)
+    settings = replace(recipe.finetune, batch_size=count, augment=config, precision="bfloat16")
+    batches = TrainingBatches(data.train, settings, augment, (0, 2), DEVICE, Engine())
+    model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe)
+    place(model, DEVICE, settings.precision).train()
+    optimizer, criterion = create_optimizer(model, settings), BalancedBinaryCrossEntropy([10] * CLASSES).to(DEVICE)
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        return model(images).loss if stage == "pretrain" else criterion(model(images), labels % CLASSES)
+
+    def some_steps() -> None:
+        for step in itertools.islice(batches.epoch(0), 7 if DEVICE.type == "cuda" else 4):
+            take_step(optimizer, loss_of, step, lr=1e-5, settings=settings, where="bench")
+
+    some_steps()
+    batches.waited = 0.0
+    benchmark.pedantic(some_steps, rounds=3)
+    if benchmark.stats:
+        benchmark.extra_info["waiting_percent"] = round(100 * batches.waited / benchmark.stats.stats.total, 1)
