@@ -2,16 +2,18 @@
 PYTHON ?= python3
 PROFILE ?= cpu
 PORT ?= 8000
+MINUTES ?= 20
+GPU_PYTHON ?= .venv/bin/python
 BIN := .venv/bin
 STAMP := .venv/.installed
 export LIVT_DATA LIVT_RUNS
 
 .DEFAULT_GOAL := help
-.PHONY: help install book pdf serve test test-slow check bench clean
+.PHONY: help install book pdf serve test test-slow check bench gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  PROFILE=smoke|cpu|gpu  PORT=8000  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
+	@echo "  PROFILE=smoke|cpu|gpu|paper  PORT=8000  MINUTES=20  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
 
 $(STAMP): pyproject.toml livt/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "livt needs Python >= 3.11; set PYTHON=")'
@@ -45,6 +47,12 @@ check: $(STAMP) ## lint and type-check
 bench: $(STAMP) ## speed of the losses and of training steps beside their peers, as ratios within one run
 	$(BIN)/python -m pip install --quiet 'transformers>=4.50'
 	$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+gpu: ## on a GPU: measure speed, train what profile gpu shows in MINUTES, export it to gpu_runs.tar
+	$(GPU_PYTHON) -m pytest tests/bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name \
+		--benchmark-json=gpu_bench.json -k 'not compiled'
+	$(GPU_PYTHON) -m livt reproduce loss_ablation recipes_lt_vs_balanced model_size --profile gpu --jobs 6 \
+		--minutes $(MINUTES) --export gpu_runs.tar
 
 clean: ## remove what building made; keeps .venv and the run store
 	rm -rf book/_build book/notebooks .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* build *.egg-info

@@ -3,8 +3,10 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,8 +14,45 @@ from livt import __version__
 
 # Heavy modules (torch, timm, pandas) are imported by the command that needs them: --help answers at once.
 
-RECIPE_NAMES = ("smoke", "digit_pairs", "digit_pairs_short", "tiny_imagenet_lt")
-PROFILE_NAMES = ("smoke", "cpu", "gpu")
+RECIPE_NAMES = (
+    "smoke",
+    "digit_pairs",
+    "digit_pairs_short",
+    "tiny_imagenet_lt",
+    "tiny_imagenet_lt_short",
+    "tiny_imagenet_lt_10",
+    "tiny_imagenet_lt_20",
+    "tiny_imagenet_lt_50",
+    "tiny_imagenet_lt_100",
+    "tiny_imagenet_balanced",
+    "cifar10_lt_10",
+    "cifar10_lt_50",
+    "cifar10_lt_100",
+    "cifar10_lt_10_official",
+    "cifar10_lt_50_official",
+    "cifar10_lt_100_official",
+    "cifar100_lt_10",
+    "cifar100_lt_50",
+    "cifar100_lt_100",
+    "cifar100_lt_10_official",
+    "cifar100_lt_50_official",
+    "cifar100_lt_100_official",
+    "imagenet_bal",
+    "imagenet_bal_384",
+    "imagenet_lt",
+    "imagenet_lt_384",
+    "imagenet_lt_official",
+    "imagenet_lt_384_official",
+    "inat18",
+    "inat18_384",
+    "inat18_official",
+    "inat18_384_official",
+    "places_lt",
+    "places_lt_384",
+    "places_lt_official",
+    "places_lt_384_official",
+)
+PROFILE_NAMES = ("smoke", "cpu", "gpu", "paper")
 EXPERIMENT_NAMES = (
     "loss_ablation",
     "model_size",
@@ -50,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     for stage, text in (("pretrain", "MGP: train a masked autoencoder"), ("finetune", "BFT: train a classifier")):
         sub = commands.add_parser(stage, help=text, description=text, parents=[common, training])
-        sub.add_argument("recipe", choices=RECIPE_NAMES, help="a named recipe")
+        names = f"a named recipe: {', '.join(RECIPE_NAMES)}"
+        sub.add_argument("recipe", choices=RECIPE_NAMES, metavar="RECIPE", help=names)
         sub.add_argument(
             "--set",
             action="append",
@@ -71,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train what an experiment lacks, then print one row per run.",
         parents=[common, training],
     )
-    sub.add_argument("experiment", choices=EXPERIMENT_NAMES)
+    sub.add_argument("experiment", nargs="+", choices=EXPERIMENT_NAMES, help="in the order to train them")
     sub.add_argument("--profile", choices=PROFILE_NAMES, default="cpu", help="how much to train (default: cpu)")
     sub.add_argument("--seeds", default=seeds, help=f"comma-separated (default: {seeds})")
     sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per GPU or CPU core)")
@@ -89,7 +129,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="of each job: partition=gpu, gpus_per_node=1, cpus_per_task=8, time=240 (minutes), account=..., setup=... "
         "or another of sbatch's options; repeat it for more",
     )
+    sub.add_argument("--minutes", type=float, help="stop after this time; complete epochs and finished runs are kept")
     sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
+    sub.add_argument("--export", default=None, metavar="FILE.tar", help="also write the finished runs as one archive")
 
     runs = commands.add_parser("runs", help="list, show, compare, verify, promote, export, import runs; their models")
     actions = runs.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=_Parser)
@@ -228,11 +270,13 @@ def _reproduce(options: argparse.Namespace) -> int:
             "reproduce starts its own processes: run it without torchrun; to train one run on several GPUs, torchrun "
             "pretrain or finetune, or take --executor slurm"
         )
+    from livt.archive import export_runs
     from livt.executors import parse_parameters, usable_device
-    from livt.experiments import reproduce
+    from livt.experiments import recipes, table_of, train_all
     from livt.runs import RunStore, write_atomically
 
     target = _new_file("--csv", options.csv) if options.csv else None
+    archive = _new_file("--export", options.export) if options.export else None
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
@@ -241,27 +285,61 @@ def _reproduce(options: argparse.Namespace) -> int:
         raise ValueError(f"--seeds {options.seeds}: a seed appears twice")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, not {options.jobs}")
+    if options.minutes is not None and not options.minutes > 0:
+        raise ValueError(f"--minutes must be positive, not {options.minutes:g}")
     slurm = options.executor == "slurm"
     if slurm and options.jobs is not None:
         raise ValueError("--jobs is for --executor local: how many jobs run side by side, SLURM decides")
     if options.slurm and not slurm:
         raise ValueError("--slurm is for --executor slurm")
-    table = reproduce(
-        options.experiment,
-        options.profile,
-        seeds,
-        RunStore(options.runs, options.tensorboard),
-        jobs=options.jobs,
-        device=options.device if slurm else usable_device(options.device),
-        progress=not options.quiet,
-        engine=_engine(options),
-        executor=options.executor,
-        slurm=parse_parameters(options.slurm),
-    )
+    if options.minutes is not None and slurm:
+        raise ValueError("--minutes is for --executor local: give jobs their limit by --slurm time=MINUTES")
+    store = RunStore(options.runs, options.tensorboard)
+    how = {
+        "jobs": options.jobs,
+        "device": options.device if slurm else usable_device(options.device),
+        "progress": not options.quiet,
+        "engine": _engine(options),
+        "executor": options.executor,
+        "slurm": parse_parameters(options.slurm),
+    }
+    with _time_limit(options.minutes):
+        for name in options.experiment:
+            train_all(recipes(name, options.profile, seeds), store, **how)
+    table = table_of(options.experiment, options.profile, seeds, store)
     print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
     if target:
         write_atomically(target, table.to_csv(index=False).encode())
+    if archive and len(table):
+        export_runs(store, sorted(set(table["run"])), archive)
+        print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+@contextmanager
+def _time_limit(minutes: float | None) -> Iterator[None]:
+    """End what goes on inside after some minutes, as an interruption does, and go on after it."""
+
+    def stop(*_) -> NoReturn:
+        raise _TimeIsUp
+
+    if minutes is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+        yield
+    except _TimeIsUp:
+        kept = "the same command goes on from the last complete epochs"
+        print(f"livt: the {minutes:g} minutes are over; {kept}", file=sys.stderr)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _new_file(option: str, name: str) -> Path:

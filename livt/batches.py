@@ -156,7 +156,7 @@ def _together(items: Sequence[_Loaded]) -> _Loaded:
 def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, persistent: bool = False) -> DataLoader:
     workers = engine.workers
     if workers is None:
-        workers = min(8, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        workers = min(8, max(1, distributed.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return DataLoader(
         files,
         batch_sampler=parts,
@@ -164,13 +164,16 @@ def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, pe
         collate_fn=_together,
         pin_memory=device.type == "cuda",
         persistent_workers=persistent and workers > 0,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # else it draws from the numbers of training
     )
 
 
-def _ignore_interrupt(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that trains
+def _ignore_signals(_: int) -> None:
+    """Leave an interrupt, and a cluster's warnings before it takes a node back, to the process that trains."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR2"):
+        if hasattr(signal, name):  # Windows has fewer
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _received(batches: Iterator[_Loaded], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 TIMEOUT = timedelta(days=1)
 
 
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def rank() -> int:
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
@@ -48,7 +54,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         yield device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()  # a task may see its own GPU alone
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     # After an elastic restart the store still holds the addresses of the processes that are gone (PyTorch issue
     # 135712). On one machine the count of restarts tells them apart; machines may count differently.

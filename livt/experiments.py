@@ -4,30 +4,22 @@ An experiment is a function of a profile that names the recipes to compare, its 
 recipe trains.
 """
 
-import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import cache
-from multiprocessing import get_context
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
-from livt.config import LOSSES, PretrainConfig, Recipe, with_overrides
+from livt.config import LOSSES, Engine, PretrainConfig, Recipe, with_overrides
 from livt.data import check_fit, load_dataset
-from livt.finetune import create_classifier, finetune
-from livt.pretrain import create_mae, pretrain
+from livt.executors import Plan, devices_of, train_as_jobs, train_side_by_side
+from livt.finetune import create_classifier
+from livt.pretrain import create_mae
 from livt.recipes import PROFILES, Profile
-from livt.runs import Record, RunError, RunStore
+from livt.runs import Record, RunStore
 
 METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95"]
 COLUMNS = ["arm", "loss", "size", "seed", *METRICS, "part", "run"]
@@ -182,11 +174,12 @@ def flops_per_image(recipe: Recipe) -> tuple[int, int]:
     """
     settings = _pretraining(recipe)
     with torch.device("meta"):
-        mae, vit, image = create_mae(recipe), create_classifier(recipe), torch.zeros(1, 3, *recipe.data.size)
+        mae, vit = create_mae(recipe), create_classifier(recipe)
+        images = [torch.zeros(1, 3, *data.size) for data in (recipe.pretrain_data, recipe.data)]
     with FlopCounterMode(display=False) as pretraining:
-        mae(image, settings.mask_ratio).loss.backward()
+        mae(images[0], settings.mask_ratio).loss.backward()
     with FlopCounterMode(display=False) as supervised:
-        vit(image).sum().backward()
+        vit(images[1]).sum().backward()
     return pretraining.get_total_flops(), supervised.get_total_flops()
 
 
@@ -216,15 +209,28 @@ def reproduce(
     profile: str,
     seeds: Sequence[int],
     store: RunStore,
-    *,
-    jobs: int | None = None,
-    device: str = "cpu",
-    progress: bool = True,
+    **how: Any,
 ) -> pd.DataFrame:
-    """Train what the experiment lacks and return a row per fine-tuning run, with the columns ``COLUMNS``."""
+    """Train what the experiment lacks and return a row per fine-tuning run, with the columns ``COLUMNS``.
+
+    ``how`` is handed to :func:`train_all`.
+    """
     wanted = recipes(experiment, profile, seeds)
-    train_all(wanted, store, jobs=jobs, device=device, progress=progress)
+    train_all(wanted, store, **how)
     return results(records(wanted, store), arms(experiment, profile))
+
+
+def table_of(experiments: Sequence[str], profile: str, seeds: Sequence[int], store: RunStore) -> pd.DataFrame:
+    """Return a row per finished run of the experiments; of several, with a column that names the experiment."""
+    tables = []
+    for name in experiments:
+        wanted = recipes(name, profile, seeds)
+        done = [r for r in wanted if store.is_finished(store.id(r.stage("finetune"), load_dataset(r.data).digest))]
+        table = results(records(done, store), arms(name, profile))
+        if len(experiments) > 1:
+            table.insert(0, "experiment", name)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def records(recipes: Sequence[Recipe], store: RunStore) -> list[Record]:
@@ -276,96 +282,48 @@ def train_all(
     jobs: int | None = None,
     device: str = "cpu",
     progress: bool = True,
+    engine: Engine = Engine(),
+    executor: Literal["local", "slurm", "submitit"] = "local",
+    slurm: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train every recipe that is not in the store, several side by side, each on one CPU thread.
+    """Train every recipe that is not in the store; a pretraining shared by several recipes is trained once.
 
-    ``jobs`` None takes one process per CPU core, or one process on a GPU. A pretraining shared by several recipes is
-    trained once. The first failure stops the rest and is raised; finished runs stay.
+    ``executor`` "local" trains on this machine, several runs side by side, each on one GPU or CPU thread: ``jobs``
+    processes, None for one per GPU or CPU core. "slurm" submits a job for each run, with the ``slurm`` parameters, and
+    waits for them; there ``device`` may be "auto". "submitit" does the same without SLURM, on this machine.
     """
-    jobs = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    jobs = jobs if device == "cpu" else 1
+    missing = plan(recipes, store)
+    if not missing.stages:
+        return
+    if executor == "local":
+        devices = devices_of(device, torch.cuda.device_count(), jobs)
+        train_side_by_side(missing, store, devices, engine=engine, progress=progress)
+    else:
+        train_as_jobs(
+            missing,
+            store,
+            device=device,
+            engine=engine,
+            progress=progress,
+            parameters=slurm or {},
+            cluster="slurm" if executor == "slurm" else "local",
+        )
+
+
+def plan(recipes: Sequence[Recipe], store: RunStore) -> Plan:
+    """Return the stages of the recipes that are not in the store. Raises RunError where what is there is damaged."""
     stages: dict[str, tuple[str, Recipe]] = {}
     follows: dict[str, list[str]] = {}
     for recipe in dict.fromkeys(recipes):
-        data = load_dataset(recipe.data)
-        check_fit(recipe, data)
-        data_digest = data.digest
-        run_id = store.id(recipe.stage("finetune"), data_digest)
+        check_fit(recipe)
+        run_id = store.id(recipe.stage("finetune"), load_dataset(recipe.data).digest)
         if store.is_finished(run_id):
             store.load(run_id)  # a damaged run is named before anything trains
             continue
         stages[run_id] = ("finetune", recipe)
         if recipe.pretrain:
-            first = store.id(recipe.stage("pretrain"), data_digest)
+            first = store.id(recipe.stage("pretrain"), load_dataset(recipe.pretrain_data).digest)
             if not store.is_finished(first):
                 stages[first] = ("pretrain", recipe)
                 follows.setdefault(first, []).append(run_id)
-    if not stages:
-        return
-    if jobs == 1:
-        for stage, recipe in sorted(stages.values(), key=lambda work: work[0] == "finetune"):
-            _train(stage, recipe, store, device, progress)
-        return
-    ready = [run_id for run_id in stages if not any(run_id in after for after in follows.values())]
-    _train_side_by_side(stages, follows, ready, store, min(jobs, len(stages)), device, progress)
-
-
-def _train_side_by_side(
-    stages: Mapping[str, tuple[str, Recipe]],
-    follows: Mapping[str, list[str]],
-    ready: Sequence[str],
-    store: RunStore,
-    jobs: int,
-    device: str,
-    progress: bool,
-) -> None:
-    total = sum(getattr(recipe, stage).epochs for stage, recipe in stages.values())
-    mininterval = 0.2 if sys.stderr.isatty() else 10.0
-    bar = tqdm(total=total, disable=not progress, unit="epoch", mininterval=mininterval)
-    context = get_context("spawn")
-    stop = context.RawValue("b", 0)  # an Event would wait for a killed worker to take notice
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (os.getpid(), stop))
-    running: dict[Future[None], str] = {}
-    done: list[str] = []
-
-    def submit(run_ids: Sequence[str]) -> None:
-        for run_id in run_ids:
-            running[pool.submit(_train, *stages[run_id], store, device, False)] = run_id
-
-    try:
-        submit(ready)
-        while running:
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                run_id = running.pop(future)
-                future.result()
-                done.append(run_id)
-                submit(follows.get(run_id, []))
-            bar.set_description(f"{len(done)} of {len(stages)} runs", refresh=False)
-            bar.update(sum(store.progress(run_id) for run_id in stages) - bar.n)
-    except BrokenProcessPool:
-        raise RunError(
-            "a training process was killed, perhaps for lack of memory: try fewer jobs; complete epochs are kept, "
-            "and the same command goes on from them"
-        ) from None
-    finally:
-        bar.close()
-        if running:
-            stop.value = 1
-        pool.shutdown(wait=not running, cancel_futures=True)
-
-
-def _start_worker(parent: int, stop: Any) -> None:
-    """End at once with the parent or at its word: a run survives a kill at any instant."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent and not stop.value:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _train(stage: str, recipe: Recipe, store: RunStore, device: str, progress: bool) -> None:
-    (pretrain if stage == "pretrain" else finetune)(recipe, store, device=device, progress=progress)
+    return Plan(stages, follows)

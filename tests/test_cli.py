@@ -78,7 +78,7 @@ def test_names_on_the_command_line_are_those_of_the_package():
         (["finetune", "smoke", "--device", "meta"], "device 'meta' cannot be used"),
         (["reproduce", "loss_ablation", "--csv", "/nowhere/x.csv"], "--csv /nowhere/x.csv: cannot write a file there"),
         (["reproduce", "table9"], "invalid choice: 'table9'"),
-        (["reproduce", "loss_ablation", "--profile", "paper"], "invalid choice: 'paper'"),
+        (["reproduce", "loss_ablation", "--profile", "huge"], "invalid choice: 'huge'"),
         (["reproduce", "loss_ablation", "--seeds", "a,b"], "--seeds a,b: expected whole numbers"),
         (["reproduce", "loss_ablation", "--seeds", "1,1"], "a seed appears twice"),
         (["reproduce", "loss_ablation", "--seeds", "-1"], "seed must not be negative"),
@@ -251,3 +251,26 @@ def test_tensorboard_without_its_package_is_refused_before_training(tmp_path, ca
     message = "writing for TensorBoard needs its package: pip install 'livt[tensorboard]'"
     assert (status, err) == (2, f"livt: error: {message}\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
+    """Two experiments in order; the limit comes in the midst, the table and the archive have what is there."""
+    runs, archive = tmp_path / "runs", tmp_path / "runs.tar"
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "anatomy", "--profile", "smoke", "--seeds"]
+    command += ["0", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs), "--export", str(archive)]
+    out = subprocess.run([*command, "--minutes", "0.01"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    over = "livt: the 0.01 minutes are over; the same command goes on from the last complete epochs\n"
+    assert out.stderr == over
+    assert out.stdout.split()[:2] == ["experiment", "arm"] or out.stdout.startswith("Empty DataFrame")
+    done = [run_id for run_id in RunStore(runs).ids() if RunStore(runs).is_finished(run_id)]
+    assert len(done) < 15
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert (out.returncode, out.stderr) == (0, "")
+    store = RunStore(runs)
+    table = out.stdout.splitlines()[1:-1]
+    assert {line.split()[0] for line in table} == {"loss_ablation", "anatomy"}
+    assert all(store.is_finished(run_id) for run_id in {*done, *store.ids()})
+    imported = RunStore(tmp_path / "imported")
+    assert cli.main(["runs", "import", str(archive), "--runs", str(imported.root)]) == 0
+    assert imported.ids() == store.ids()

@@ -109,7 +109,7 @@ def test_one_tidy_row_per_run(ablation):
 
 def test_a_second_call_reads_what_is_there(ablation, monkeypatch):
     store, table = ablation
-    monkeypatch.setattr("livt.experiments._train", None)  # calling it would fail
+    monkeypatch.setattr("livt.executors._train", None)  # calling it would fail
     pd.testing.assert_frame_equal(reproduce("loss_ablation", "smoke", [0, 1], store, progress=False), table)
 
 

@@ -28,12 +28,13 @@ FLOORS = {
     "probes": 3,
     "pretrain": 4,
     "finetune": 4,
-    "experiments": 5,
-    "report": 6,
-    "plots": 6,
-    "interactive": 6,
-    "provenance": 6,
-    "__main__": 6,
+    "executors": 5,
+    "experiments": 6,
+    "report": 7,
+    "plots": 7,
+    "interactive": 7,
+    "provenance": 7,
+    "__main__": 7,
 }
 # Steps sideways: metrics speaks of shot groups, and what moves on a page has the colours of the figures.
 SIDEWAYS = {("metrics", "longtail"), ("interactive", "plots")}
