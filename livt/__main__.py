@@ -3,10 +3,9 @@
 import argparse
 import errno
 import os
-import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -265,13 +264,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    started = time.monotonic()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "reproduce starts its own processes: run it without torchrun; to train one run on several GPUs, torchrun "
             "pretrain or finetune, or take --executor slurm"
         )
     from livt.archive import export_runs
-    from livt.executors import parse_parameters, usable_device
+    from livt.executors import TimeIsUp, parse_parameters, usable_device
     from livt.experiments import recipes, table_of, train_all
     from livt.runs import RunStore, write_atomically
 
@@ -302,44 +302,22 @@ def _reproduce(options: argparse.Namespace) -> int:
         "engine": _engine(options),
         "executor": options.executor,
         "slurm": parse_parameters(options.slurm),
+        "deadline": None if options.minutes is None else started + 60 * options.minutes,
     }
-    with _time_limit(options.minutes):
+    try:
         for name in options.experiment:
             train_all(recipes(name, options.profile, seeds), store, **how)
+    except TimeIsUp:
+        kept = "the same command goes on from the last complete epochs"
+        print(f"livt: the {options.minutes:g} minutes are over; {kept}", file=sys.stderr)
     table = table_of(options.experiment, options.profile, seeds, store)
-    print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
+    print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-") if len(table) else "no finished run")
     if target:
         write_atomically(target, table.to_csv(index=False).encode())
     if archive and len(table):
         export_runs(store, sorted(set(table["run"])), archive)
         print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
     return 0
-
-
-class _TimeIsUp(Exception):
-    pass
-
-
-@contextmanager
-def _time_limit(minutes: float | None) -> Iterator[None]:
-    """End what goes on inside after some minutes, as an interruption does, and go on after it."""
-
-    def stop(*_) -> NoReturn:
-        raise _TimeIsUp
-
-    if minutes is None:
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
-        yield
-    except _TimeIsUp:
-        kept = "the same command goes on from the last complete epochs"
-        print(f"livt: the {minutes:g} minutes are over; {kept}", file=sys.stderr)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _new_file(option: str, name: str) -> Path:

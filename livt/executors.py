@@ -41,6 +41,10 @@ _LISTS = {"setup", "teardown", "srun_args"}
 _OURS = {"name", "job_name", "additional_parameters", "stderr_to_stdout", "num_gpus"}
 
 
+class TimeIsUp(Exception):
+    """The time that was given for training is over; complete epochs are kept."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The stages to train, by run id, and for each pretraining the fine-tunings that wait for it."""
@@ -99,13 +103,22 @@ def devices_of(device: str, gpus: int, jobs: int | None = None) -> list[str]:
     return [device] * (jobs or (cores() if device == "cpu" else 1))
 
 
-def train_side_by_side(plan: Plan, store: RunStore, devices: Sequence[str], *, engine: Engine, progress: bool) -> None:
+def train_side_by_side(
+    plan: Plan,
+    store: RunStore,
+    devices: Sequence[str],
+    *,
+    engine: Engine,
+    progress: bool,
+    deadline: float | None = None,
+) -> None:
     """Train every stage of a plan on this machine, with one process for each of ``devices``.
 
-    The first failure stops the rest and is raised; finished runs stay.
+    The first failure stops the rest and is raised; finished runs stay. So does, as TimeIsUp, the ``deadline``, a value
+    of ``time.monotonic``.
     """
     devices = devices[: len(plan.stages)]
-    if len(devices) == 1:
+    if len(devices) == 1 and deadline is None:  # a limit needs a process that can be ended
         for stage, recipe in sorted(plan.stages.values(), key=lambda work: work[0] == "finetune"):
             _train(stage, recipe, store, devices[0], progress, engine)
         return
@@ -133,6 +146,11 @@ def train_side_by_side(plan: Plan, store: RunStore, devices: Sequence[str], *, e
                 future.result()
                 submit(plan.follows.get(run_id, []))
             plan.show(bar, store)
+            if deadline is not None and time.monotonic() > deadline and running:
+                stop.value = 1
+                wait(running)  # the processes end themselves
+                running.clear()
+                raise TimeIsUp
     except BrokenProcessPool:
         raise RunError(
             "a training process was killed, perhaps for lack of memory: try fewer jobs; complete epochs are kept, "
