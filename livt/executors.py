@@ -75,6 +75,8 @@ def usable_device(name: str) -> str:
     """Return the device of a name, "auto" being the GPU where there is one. Raises ValueError for one of no use."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return name  # not tried: of several processes, each would take memory of the first GPU
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -23,9 +23,12 @@ from filelock import FileLock
 from PIL import Image
 from pyarrow import parquet
 
+from livt import __main__ as cli
+from livt import config
 from livt.config import DataConfig
 from livt.data import load_dataset
 from livt.paper import published
+from livt.runs import RunStore
 
 DATA_PREP = Path(__file__).parents[1] / "data_prep"
 sys.path.insert(0, str(DATA_PREP))  # the scripts are run from their folder
@@ -1125,3 +1128,40 @@ def test_the_scripts_are_named_in_the_readme():
     text = (DATA_PREP / "README.md").read_text()
     for path in DATA_PREP.glob("*.py"):
         assert path.name in text
+
+
+# ---------------------------------------------------------------- from the source to a trained run
+
+TINY = (
+    "data.image_size=32", "model.size=femto", "pretrain.decoder_width=16", "pretrain.decoder_depth=1",
+    "pretrain.decoder_heads=2", "pretrain.epochs=1", "pretrain.warmup_epochs=0", "pretrain.batch_size=4",
+    "pretrain.accumulation_steps=2", "finetune.epochs=1", "finetune.warmup_epochs=0", "finetune.batch_size=4",
+    "finetune.accumulation_steps=2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [(), ("--how", "symlink"), ("--shards",)], ids=["link", "symlink", "shards"])
+def test_the_recipe_trains_on_what_the_script_has_made(imagenet, tmp_path, capsys, monkeypatch, form):
+    """The recipe of the paper as it is, but for the sizes: both stages, through the command line."""
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    assert call(imagenet_lt, imagenet, data, *form, capsys=capsys)[0] == 0
+    monkeypatch.setitem(config.FILE_DATASETS, "imagenet_lt", 3)
+    monkeypatch.setenv("LIVT_DATA", str(data))
+    load_dataset.cache_clear()
+    changes = [part for change in TINY for part in ("--set", change)]
+    status = cli.main(
+        ["finetune", "imagenet_lt", *changes, "--runs", str(runs), "--device", "cpu", "--quiet", "--workers", "1"]
+    )
+    assert (status, capsys.readouterr().err) == (0, "")
+    store = RunStore(runs)
+    pretrained, tuned = store.load(store.find("pretrain")), store.load(store.find("finetune"))
+    assert tuned.result["class_counts"] == COUNTS["train"]
+    assert tuned.result["pretrain_run"] == pretrained.id
+    found = load_dataset(tuned.recipe.data)
+    load_dataset.cache_clear()
+    manifest = json.loads((data / "imagenet_lt/manifest.json").read_text())
+    assert np.bincount(found.evaluation.labels).tolist() == manifest["class_counts"]["val"] == COUNTS["val"]
+    for index, path in enumerate(found.train.paths):
+        source = Image.open(imagenet / path.decode()).convert("RGB")
+        assert found.train.image(index).size == source.size, "images this small are not reduced"
+        assert WNIDS[found.train.labels[index]] == Path(path.decode()).parent.name
