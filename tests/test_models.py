@@ -3,11 +3,14 @@
 import argparse
 import os
 
+import numpy as np
 import pytest
 import torch
+from scipy.interpolate import RegularGridInterpolator
 from timm.models import VisionTransformer
 from torch import nn
 
+from livt.mae import sincos_positions
 from livt.models import create_vit, load_encoder, load_livt_checkpoint
 
 SIZES = {  # width, depth, heads
@@ -373,3 +376,20 @@ def test_a_checkpoint_without_a_model_is_named(tmp_path, content):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="(?s)other.pth.*model"):
         load_livt_checkpoint(tmp_path / "other.pth", num_heads=2)
+
+
+def test_fine_tuning_at_384_pixels_takes_the_positions_of_224():
+    """14 x 14 patches to 24 x 24, as the paper's larger images need: near to what SciPy makes of the same positions."""
+    small, large = create_vit("pico", 224, 16, 0, global_pool="token"), create_vit("pico", 384, 16, 5)
+    coarse = sincos_positions((14, 14), 32)
+    report = load_encoder(large, small.state_dict() | {"pos_embed": coarse})
+    assert report.resampled == ("pos_embed",)
+    found = large.pos_embed[0, 1:].detach().reshape(24, 24, 32).numpy()
+    grid = coarse[0, 1:].reshape(14, 14, 32).numpy()
+    places = (np.arange(24) + 0.5) * 14 / 24 - 0.5
+    expected = RegularGridInterpolator(
+        (range(14), range(14)), grid, method="cubic", bounds_error=False, fill_value=None
+    )
+    inner = slice(4, 20)  # at the rim the two continue differently
+    there = np.stack(np.meshgrid(places[inner], places[inner], indexing="ij"), -1)
+    assert np.abs(found[inner, inner] - expected(there)).max() < 0.1
