@@ -6,6 +6,7 @@ Shapes: ``B`` batch, ``H`` and ``W`` pixels.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,18 +86,23 @@ def file_transform(config: AugmentConfig | None, size: int, mean: Sequence[float
         for step in transform.transforms:
             if isinstance(step, RandAugment):
                 _blacken(step)
-    return lambda image: torch.as_tensor(np.asarray(transform(image)))
+    return partial(_to_tensor, transform)
+
+
+# Functions of the module, not nested ones: a loading process that is not forked gets them pickled.
+def _to_tensor(transform: Callable[[Image.Image], np.ndarray], image: Image.Image) -> Tensor:
+    return torch.as_tensor(np.asarray(transform(image)))
+
+
+def _posterize(image: Image.Image, bits: int, **_) -> Image.Image:
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 def _blacken(policy: RandAugment) -> RandAugment:
     """Let a RandAugment keep 0 bits of an image, at magnitude 10, as ever: black. Since 13, Pillow refuses that."""
-
-    def posterize(image: Image.Image, bits: int, **_) -> Image.Image:
-        return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
-
     for operation in policy.ops:
         if operation.name.startswith("Posterize"):
-            operation.aug_fn = posterize
+            operation.aug_fn = _posterize
     return policy
 
 

@@ -7,8 +7,10 @@ devices changes what is seen. Shapes: ``B`` images of a part of a batch, ``N`` i
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from PIL import Image
@@ -127,6 +129,22 @@ def apply(
     return distributed.gathered(torch.cat(parts), len(split.labels), device)
 
 
+def sample(split: Split | FileSplit, indices: Sequence[int] | Tensor) -> Tensor:
+    """Return some images of a split as evaluation sees them, before normalization: uint8 [n, 3, H, W] for n indices.
+
+    All are held in memory. Those in files are decoded now; raises DataError for one that cannot be.
+    """
+    rows = torch.as_tensor(indices, dtype=torch.int64)
+    if isinstance(split, Split):
+        return split.images[rows]
+    transform = file_transform(None, split.size, ())
+    images = torch.empty(len(rows), 3, split.size, split.size, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+        for row, image in enumerate(pool.map(lambda i: transform(split.image(i)), rows.tolist())):
+            images[row] = image
+    return images
+
+
 class _Files(Dataset):
     """An image and its label by a key whose last number is its index; the whole key seeds its augmentation."""
 
@@ -165,6 +183,8 @@ def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, pe
         pin_memory=device.type == "cuda",
         persistent_workers=persistent and workers > 0,
         worker_init_fn=_ignore_signals,
+        # Also where this process was spawned, one of several side by side: a fork starts at once, and pickles nothing.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # else it draws from the numbers of training
     )
 

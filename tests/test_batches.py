@@ -1,3 +1,7 @@
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +9,7 @@ from folders import prepare
 from PIL import Image
 
 from livt.augment import Augment, file_transform, seeded
-from livt.batches import TrainingBatches, apply
+from livt.batches import TrainingBatches, apply, sample
 from livt.config import AugmentConfig, DataConfig, Engine, with_overrides
 from livt.data import DataError, load_dataset
 from livt.recipes import smoke
@@ -94,6 +98,30 @@ def test_loading_processes_do_not_change_what_is_seen(places, form):
     assert (torch.bincount(labels, minlength=365).numpy() <= data.class_counts).all()
 
 
+def side_by_side(data) -> torch.Tensor:
+    return torch.cat([images for images, _ in all_of(batches_of(data, workers=1))])
+
+
+@pytest.mark.parametrize("form", ["tree", "shards"])
+def test_a_spawned_process_has_loading_processes_too(places, form):
+    """Runs side by side train in spawned processes."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(side_by_side, places[form]).result()
+    assert torch.equal(found, torch.cat([images for images, _ in all_of(batches_of(places[form]))]))
+
+
+def test_what_loading_processes_get_can_be_pickled():
+    """Where processes are spawned, as on Windows and macOS."""
+    image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3))
+    for config in (CROPS, None):
+        transform = file_transform(config, 32, (0.5, 0.5, 0.5))
+        found = []
+        for each in (transform, pickle.loads(pickle.dumps(transform))):
+            with seeded(0, 1):
+                found.append(each(image))
+        assert torch.equal(*found)
+
+
 def test_both_forms_of_a_folder_give_the_same_batches(places):
     assert same(all_of(batches_of(places["tree"])), all_of(batches_of(places["shards"])))
 
@@ -147,6 +175,36 @@ def test_evaluation_sees_every_image_once_in_order(places):
     for index in (0, 100, 364):
         expected = augment.normalize(plain(data.evaluation.image(index))[None])
         torch.testing.assert_close(found[0][index], expected.flatten())
+
+
+@pytest.mark.parametrize("form", ["tree", "shards"])
+def test_a_sample_of_files_is_what_evaluation_sees(places, form):
+    data = places[form]
+    found = sample(data.evaluation, [364, 0, 100])
+    assert found.dtype == torch.uint8
+    assert found.shape == (3, 3, 32, 32)
+    augment = Augment(CROPS, data.mean, data.std)
+    seen = apply(lambda images: images, data.evaluation, augment, CPU, Engine(workers=0))
+    torch.testing.assert_close(augment.normalize(found), seen[[364, 0, 100]])
+    assert torch.equal(sample(data.evaluation, torch.tensor([364, 0, 100])), found)
+    assert sample(data.train, []).shape == (0, 3, 32, 32)
+
+
+def test_a_sample_of_images_in_memory_is_the_images():
+    train = load_dataset(smoke().data).train
+    assert torch.equal(sample(train, [7, 2]), train.images[[7, 2]])
+    assert torch.equal(sample(train, np.array([300])), train.images[300:301])
+
+
+def test_a_damaged_image_stops_a_sample(tmp_path, monkeypatch):
+    folder = prepare(tmp_path)
+    monkeypatch.setenv("LIVT_DATA", str(tmp_path))
+    load_dataset.cache_clear()
+    data = load_dataset(DataConfig(name="places_lt", image_size=32))
+    load_dataset.cache_clear()
+    (folder / "val/100_class/0.jpg").write_bytes(b"short")
+    with pytest.raises(DataError, match="has changed since"):
+        sample(data.evaluation, [99, 100, 101])
 
 
 def test_training_crops_keep_the_paper_s_share_and_flip_half(places):

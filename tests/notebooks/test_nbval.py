@@ -76,7 +76,7 @@ def test_papermill_describes_each_parameter(path):
     [
         ({"sedes": "[0, 1]"}, "unknown parameter sedes; this notebook takes profile, seeds, device, jobs"),
         ({"seeds": "zero"}, "parameter seeds must be a list of different whole numbers"),
-        ({"profile": "huge"}, "parameter profile = 'huge' is not one of smoke, cpu, gpu"),
+        ({"profile": "huge"}, "parameter profile = 'huge' is not one of smoke, cpu, gpu, paper"),
     ],
 )
 def test_a_wrong_parameter_stops_papermill_before_training(given, message, tmp_path, monkeypatch):
