@@ -171,6 +171,7 @@ _worker_device = ""  # of this process, if it is a worker: one GPU for all its r
 def _start_worker(parent: int, stop: Any, unclaimed: Any) -> None:
     """End at once with the parent or at its word: a run survives a kill at any instant. Claim a device."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which an end at once would leave behind
 
     def watch() -> None:
         while os.getppid() == parent and not stop.value:
