@@ -5,6 +5,8 @@ processes, one at a time, each from random numbers of its own: neither the numbe
 devices changes what is seen. Shapes: ``B`` images of a part of a batch, ``N`` images of a split.
 """
 
+import atexit
+import mmap
 import os
 import signal
 import sys
@@ -189,11 +191,16 @@ def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, pe
     )
 
 
+_leaving = mmap.mmap(-1, 1)  # shared with forked processes: not 0 when the process that trains is about to end
+atexit.register(_leaving.write_byte, 1)
+
+
 def _ignore_signals(_: int) -> None:
     """Leave an interrupt, and a cluster's warnings before it takes a node back, to the process that trains."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR2"):
-        if hasattr(signal, name):  # Windows has fewer
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if _leaving[0] else None)  # its last word is this signal
 
 
 def _received(batches: Iterator[_Loaded], device: torch.device) -> tuple[Tensor, Tensor]:

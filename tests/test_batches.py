@@ -1,6 +1,10 @@
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 import numpy as np
 import pytest
@@ -108,6 +112,35 @@ def test_a_spawned_process_has_loading_processes_too(places, form):
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         found = pool.submit(side_by_side, places[form]).result()
     assert torch.equal(found, torch.cat([images for images, _ in all_of(batches_of(places[form]))]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="clusters and their warnings are Linux's")
+def test_loading_processes_outlive_the_warnings_of_a_cluster(places):
+    """SLURM signals every process of a job before it takes the node back; the one that trains decides what follows."""
+    batches, others = batches_of(places["shards"], workers=1), set(active_children())
+    epoch = (part for step in batches.epoch(0) for part in step)
+    found = [next(epoch)]
+    (loading,) = set(active_children()) - others
+    for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM):
+        os.kill(loading.pid, number)
+        loading.join(0.2)
+    assert loading.is_alive()
+    assert same([*found, *epoch], all_of(batches_of(places["shards"])))
+
+
+def test_a_program_ends_in_the_midst_of_an_epoch(places):
+    """Also where the loading processes still run: they end with it."""
+    code = """
+import pickle, sys
+from test_batches import batches_of
+epoch = batches_of(pickle.load(sys.stdin.buffer), workers=2).epoch(0)
+print(len(next(next(epoch))[0]))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(places["shards"]), capture_output=True, timeout=100,
+        env=os.environ | {"PYTHONPATH": os.path.dirname(__file__)},
+    )  # fmt: skip
+    assert (out.returncode, out.stdout, out.stderr) == (0, b"64\n", b"")
 
 
 def test_what_loading_processes_get_can_be_pickled():
