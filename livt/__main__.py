@@ -128,7 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of each job: partition=gpu, gpus_per_node=1, cpus_per_task=8, time=240 (minutes), account=..., setup=... "
         "or another of sbatch's options; repeat it for more",
     )
-    sub.add_argument("--minutes", type=float, help="stop after this time; complete epochs and finished runs are kept")
+    sub.add_argument("--minutes", type=float, help="stop after this time; saved epochs and finished runs are kept")
     sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
     sub.add_argument("--export", default=None, metavar="FILE.tar", help="also write the finished runs as one archive")
 
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except KeyboardInterrupt as stop:
-        hint = str(stop) or "the same command goes on from the last complete epoch"
+        hint = str(stop) or "the same command goes on from the last saved epoch"
         print("\nlivt: interrupted" + (f"; {hint}" if options.command != "runs" else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -186,7 +186,7 @@ def _message(error: Exception) -> str:
     from livt.runs import RunError, is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        kept = "complete epochs and finished runs are kept, and with more room the same command goes on from them"
+        kept = "saved epochs and finished runs are kept, and with more room the same command goes on from them"
         return f"{error.filename}: {error.strerror}; {kept}"
     if is_out_of_memory(error) and not isinstance(error, RunError):
         return "out of memory: close other programs, or take another --device; nothing finished is lost"
@@ -308,7 +308,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         for name in options.experiment:
             train_all(recipes(name, options.profile, seeds), store, **how)
     except TimeIsUp:
-        kept = "the same command goes on from the last complete epochs"
+        kept = "the same command goes on from the last saved epochs"
         print(f"livt: the {options.minutes:g} minutes are over; {kept}", file=sys.stderr)
     table = table_of(options.experiment, options.profile, seeds, store)
     print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-") if len(table) else "no finished run")

@@ -39,17 +39,31 @@ def seed_everything(*key: int) -> None:
     timm's augmentations and drop path draw from the global generators; seeding them anew each epoch is what makes a
     resumed run equal to an uninterrupted one.
     """
-    state = int(np.random.SeedSequence(key).generate_state(1)[0])
+    torch.manual_seed(_seed_host(key))
+
+
+def seed_of(*key: int) -> int:
+    """Return a seed from integers."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def _seed_host(key: tuple[int, ...]) -> int:
+    """Seed what draws on the CPU, and return the seed."""
+    state = seed_of(*key)
     random.seed(state)
     np.random.seed(state)
-    torch.manual_seed(state)
+    torch.default_generator.manual_seed(state)
+    return state
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Draw from seeds of this key alone: what was drawn before, or elsewhere, does not matter, nor does it notice."""
+    """Draw from seeds of this key alone: what was drawn before, or elsewhere, does not matter, nor does it notice.
+
+    On the CPU, that is: a GPU's random numbers go on.
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_everything(*key)
+    _seed_host(key)
     try:
         yield
     finally:
@@ -106,6 +120,11 @@ def _blacken(policy: RandAugment) -> RandAugment:
     return policy
 
 
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the CPU on a device, without making a GPU wait: from pinned memory the copy is asynchronous."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 class Augment:
     """Augment and normalize a batch: uint8 [B, 3, H, W] in, float32 [B, 3, H, W] out, on the batch's device."""
 
@@ -113,6 +132,7 @@ class Augment:
         self.config = config
         self.mean = torch.tensor(mean).view(3, 1, 1) * 255
         self.std = torch.tensor(std).view(3, 1, 1) * 255
+        self._moved: dict[torch.device, tuple[Tensor, Tensor]] = {}
         fill = tuple(round(255 * m) for m in mean)
         name = config.rand_augment
         try:
@@ -122,7 +142,10 @@ class Augment:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return float32 images of zero mean and unit deviation per channel, over the training split."""
-        return (images - self.mean.to(images.device)) / self.std.to(images.device)
+        if images.device not in self._moved:
+            self._moved[images.device] = self.mean.to(images.device), self.std.to(images.device)
+        mean, std = self._moved[images.device]
+        return (images - mean) / std
 
     def __call__(self, images: Tensor) -> Tensor:
         config = self.config
@@ -131,7 +154,7 @@ class Augment:
         if config.shift:
             images = random_shift(images, config.shift)
         if config.flip:
-            flipped = torch.rand(len(images)).to(images.device) < 0.5
+            flipped = moved(torch.rand(len(images)) < 0.5, images.device)
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         if self.rand_augment is not None:
             augmented = [pil_to_tensor(self.rand_augment(to_pil_image(image))) for image in images.cpu()]
@@ -151,7 +174,7 @@ def random_shift(images: Tensor, pixels: int) -> Tensor:
     """Shift each image by up to ``pixels`` in each direction, filling with zeros."""
     batch, _, height, width = images.shape
     padded = F.pad(images, (pixels,) * 4)
-    offset = torch.randint(0, 2 * pixels + 1, (2, batch, 1)).to(images.device)
+    offset = moved(torch.randint(0, 2 * pixels + 1, (2, batch, 1)), images.device)
     rows = offset[0] + torch.arange(height, device=images.device)  # [B, H]
     columns = offset[1] + torch.arange(width, device=images.device)  # [B, W]
     index = torch.arange(batch, device=images.device)[:, None, None]
@@ -166,7 +189,7 @@ def random_resized_crop(images: Tensor, min_scale: float) -> Tensor:
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     x, y = ((torch.rand(2, batch) * 2 - 1) * (1 - torch.stack((width, height)))).unbind()
     zero = torch.zeros(batch)
-    theta = torch.stack((width, zero, x, zero, height, y), dim=1).view(batch, 2, 3).to(images.device)
+    theta = moved(torch.stack((width, zero, x, zero, height, y), dim=1).view(batch, 2, 3), images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     crops = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     return crops.round_().clamp_(0, 255).to(torch.uint8)

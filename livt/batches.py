@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from livt import distributed
-from livt.augment import Augment, file_transform, seed_everything, seeded
+from livt.augment import Augment, file_transform, moved, seed_everything, seed_of, seeded
 from livt.config import Engine, StageConfig
 from livt.images import DataError, FileSplit, Split
 
@@ -44,14 +44,16 @@ class TrainingBatches:
         device: torch.device,
         engine: Engine,
     ) -> None:
-        self.settings, self.augment, self.key, self.device = settings, augment, key, device
-        self.count = len(split.labels)
+        self.augment, self.device = augment, device
         self.waited = 0.0
+        self.parts = _Parts(len(split.labels), settings, key)
         self.memory = split.to(device) if isinstance(split, Split) else None
         if isinstance(split, FileSplit):
             transform = file_transform(settings.augment, split.size, augment.mean.flatten().div(255).tolist())
-            self.parts: list[list[tuple[int, ...]]] = []  # what to load in this epoch: filled in place
             self.loader = _loader(_Files(split, transform), self.parts, device, engine, persistent=True)
+            self._ahead: tuple[int, Iterator[_Loaded]] | None = (
+                None  # the next epoch, of which parts are loaded already
+            )
 
     def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Seed all random numbers, then yield, for each step, its parts: images [B, 3, H, W] and labels [B].
@@ -59,25 +61,27 @@ class TrainingBatches:
         A rest that fills no batch is left out. Each part must be used up before the next is asked for, since it seeds
         the random numbers that the model draws with it.
         """
-        key = (*self.key, 1 + epoch)
+        key = self.parts.key_of(epoch)
         seed_everything(*key)
-        order = torch.randperm(self.count)
-        size, parts = self.settings.batch_size, self.settings.accumulation_steps
-        steps = [order[start : start + size].chunk(parts) for start in range(0, self.count - size + 1, size)]
-        own = distributed.share(parts)
+        steps = self.parts.of(torch.default_generator)
         if self.memory is None:
-            self.parts[:] = [[(*key, i) for i in step[number].tolist()] for step in steps for number in own]
-            loaded = self._received()
-        for number, step in enumerate(steps):
+            if self._ahead is None or self._ahead[0] != epoch:
+                self.parts.first = epoch
+                self._ahead = epoch, iter(self.loader)
+            batches, self._ahead = self._ahead[1], None
+            loaded = self._received(batches)
+        for number, own in enumerate(steps):
             if self.memory is not None:
-                loaded = self._from_memory([step[i] for i in own])
-            yield self._seeded(loaded, (*key, number) if parts > 1 else None, own)
+                loaded = self._from_memory(own)
+            yield self._seeded(loaded, (*key, number) if self.parts.count > 1 else None)
+        if self.memory is None:
+            self._ahead = epoch + 1, batches
 
     def _seeded(
-        self, loaded: Iterator[tuple[Tensor, Tensor]], key: tuple[int, ...] | None, own: Sequence[int]
+        self, loaded: Iterator[tuple[Tensor, Tensor]], key: tuple[int, ...] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a step's parts; each part of a divided batch draws from its own seed, whoever works it off."""
-        for part in own:
+        for part in distributed.share(self.parts.count):
             if key is not None:
                 seed_everything(*key, part)
             yield next(loaded)
@@ -85,16 +89,45 @@ class TrainingBatches:
     def _from_memory(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         assert self.memory is not None
         for index in parts:
-            index = index.to(self.device)
+            index = moved(index, self.device)
             yield self.augment(self.memory.images[index]), self.memory.labels[index]
 
-    def _received(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = iter(self.loader)
-        for _ in self.parts:
+    def _received(self, batches: Iterator[_Loaded]) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
             start = time.perf_counter()
             images, labels = _received(batches, self.device)
             self.waited += time.perf_counter() - start
             yield self.augment.finish(images), labels
+
+
+class _Parts:
+    """The parts of each epoch's batches, and an iterable over what this process loads of them.
+
+    It goes on from epoch ``first`` into those that follow, so that no epoch begins with waiting.
+    """
+
+    def __init__(self, images: int, settings: StageConfig, key: tuple[int, ...]) -> None:
+        self.images, self.key, self.first = images, key, 0
+        self.batch_size, self.count, self.epochs = settings.batch_size, settings.accumulation_steps, settings.epochs
+
+    def key_of(self, epoch: int) -> tuple[int, ...]:
+        return *self.key, 1 + epoch
+
+    def of(self, generator: torch.Generator) -> list[list[Tensor]]:
+        """Return, for each step of an epoch, the images of this process's parts; the generator is seeded for it."""
+        order = torch.randperm(self.images, generator=generator)
+        starts = range(0, self.images - self.batch_size + 1, self.batch_size)
+        steps = (order[start : start + self.batch_size].chunk(self.count) for start in starts)
+        own = distributed.share(self.count)
+        return [[step[number] for number in own] for step in steps]
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        """Yield the keys of the images of each part: what seeds an image's augmentation, then its number."""
+        for epoch in range(self.first, max(self.epochs, self.first + 1)):
+            key = self.key_of(epoch)
+            for own in self.of(torch.Generator().manual_seed(seed_of(*key))):
+                for part in own:
+                    yield [(*key, i) for i in part.tolist()]
 
 
 def evaluation_batches(
@@ -173,10 +206,12 @@ def _together(items: Sequence[_Loaded]) -> _Loaded:
     return torch.stack(images), torch.stack(labels)
 
 
-def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, persistent: bool = False) -> DataLoader:
+def _loader(
+    files: _Files, parts: Iterable, device: torch.device, engine: Engine, persistent: bool = False
+) -> DataLoader:
     workers = engine.workers
     if workers is None:
-        workers = min(8, max(1, distributed.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        workers = loading_processes(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return DataLoader(
         files,
         batch_sampler=parts,
@@ -189,6 +224,11 @@ def _loader(files: _Files, parts: list, device: torch.device, engine: Engine, pe
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # else it draws from the numbers of training
     )
+
+
+def loading_processes(sharing: int = 1) -> int:
+    """Return how many processes load images, of a training that shares the cores with as many as there are."""
+    return min(16, max(1, distributed.cores() // sharing))
 
 
 _leaving = mmap.mmap(-1, 1)  # shared with forked processes: not 0 when the process that trains is about to end
@@ -207,4 +247,4 @@ def _received(batches: Iterator[_Loaded], device: torch.device) -> tuple[Tensor,
     loaded = next(batches)
     if isinstance(loaded, DataError):
         raise loaded
-    return loaded[0].to(device, non_blocking=True), loaded[1].to(device, non_blocking=True)
+    return loaded[0].to(device, non_blocking=True), loaded[1].to(device, non_blocking=True)  # the loader pins them

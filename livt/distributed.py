@@ -4,18 +4,21 @@ Each process takes its share of the parts of a batch, and of the images to evalu
 process and everything here costs nothing. Shapes: ``N`` images.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# A process may wait long for another command to finish its run; torchrun itself ends all when one has died.
-TIMEOUT = timedelta(days=1)
+# Of one exchange: more than evaluating and saving take. When a process dies, torchrun or srun ends the others.
+TIMEOUT = timedelta(minutes=30)
 
 
 def cores() -> int:
@@ -38,10 +41,22 @@ def is_leader() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    if distributed.is_initialized():
-        distributed.barrier()
+def agree(number: int) -> bool:
+    """Whether all processes have the same number, of less than 64 bits; all get the answer."""
+    if size() == 1:
+        return True
+    largest = torch.tensor([number, -number], device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return bool(largest.sum() == 0)
+
+
+def from_leader(value: Any) -> Any:
+    """Return the leader's value in every process: a shared file system may show the others an older state."""
+    if size() == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 @contextmanager
@@ -67,8 +82,17 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield device
-    finally:
-        distributed.destroy_process_group()
+    except BaseException:
+        atexit.register(_end)
+        raise
+    distributed.destroy_process_group()
+
+
+def _end() -> None:
+    """End this process after an error, leaving no group: NCCL would wait for the others, and they for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
@@ -83,12 +107,12 @@ def without_averaging(model: nn.Module | None) -> AbstractContextManager:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def mean(value: Tensor) -> float:
+def mean(value: Tensor) -> Tensor:
     """Return the mean of a number over the processes, the same in each."""
     if size() > 1:
         distributed.all_reduce(value)
         value = value / size()
-    return value.item()
+    return value
 
 
 def share(count: int) -> range:

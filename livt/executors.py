@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
+from livt.batches import loading_processes
 from livt.config import Engine, Recipe
 from livt.distributed import cores, process_group
 from livt.finetune import finetune
@@ -32,8 +33,8 @@ from livt.pretrain import pretrain
 from livt.runs import RunError, RunStore
 
 JOBS = ".jobs"  # in the run store: what submitit hands to the jobs, and their logs
-# Seconds between two looks at the queue: kind to SLURM, and longer than a shared file system takes to show a result.
-ASK_EVERY = 15.0
+ASK_EVERY = 15.0  # seconds between two looks at the queue: kind to SLURM
+SHOWN_WITHIN = 120.0  # seconds that a shared file system may take to show the result of a job that has left the queue
 PATIENCE = 600.0  # seconds without an answer from SLURM, as while its controller is started anew
 TIME_LIMIT = 240  # minutes of a job, if not given; a longer run is requeued
 MAX_TIMEOUTS = 100  # after so many time limits a run fails: else one whose epoch takes longer would never end
@@ -42,7 +43,7 @@ _OURS = {"name", "job_name", "additional_parameters", "stderr_to_stdout", "num_g
 
 
 class TimeIsUp(Exception):
-    """The time that was given for training is over; complete epochs are kept."""
+    """The time that was given for training is over; saved epochs are kept."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def train_side_by_side(
             _train(stage, recipe, store, devices[0], progress, engine)
         return
     if engine.workers is None:  # the processes share the cores
-        engine = replace(engine, workers=min(8, max(1, cores() // len(devices))))
+        engine = replace(engine, workers=loading_processes(len(devices)))
     bar = plan.progress_bar(progress)
     context = get_context("spawn")
     stop = context.RawValue("b", 0)  # an Event would wait for a killed worker to take notice
@@ -155,7 +156,7 @@ def train_side_by_side(
                 raise TimeIsUp
     except BrokenProcessPool:
         raise RunError(
-            "a training process was killed, perhaps for lack of memory: try fewer jobs; complete epochs are kept, "
+            "a training process was killed, perhaps for lack of memory: try fewer jobs; saved epochs are kept, "
             "and the same command goes on from them"
         ) from None
     finally:
@@ -207,10 +208,13 @@ class Job:
         from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
+        engine = self.engine
+        if engine.workers is None and (cores := os.environ.get("SLURM_CPUS_PER_TASK")):  # its own, not all of the node
+            engine = replace(engine, workers=min(loading_processes(), int(cores)))
         if JobEnvironment().num_tasks > 1:  # each task sees all GPUs of its node and takes the one of its number
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         with process_group(torch.device(usable_device(self.device))) as device:
-            _train(self.stage, self.recipe, self.store, str(device), False, self.engine)
+            _train(self.stage, self.recipe, self.store, str(device), False, engine)
 
     def checkpoint(self) -> Any:
         """Return what to submit when SLURM wants the node back: the same again; it goes on from the last epoch."""
@@ -260,6 +264,8 @@ def _create_executor(folder: Path, parameters: Mapping[str, Any], cluster: str) 
             raise ValueError(f"--slurm {key}={value}: expected a whole number{unit}")
         if key == "mem_gb" and type(value) not in (int, float):
             raise ValueError(f"--slurm mem_gb={value}: expected a number of gigabytes")
+    # One task that dies ends the others, which would wait for it in vain.
+    parameters = {**parameters, "srun_args": ["--kill-on-bad-exit=1", *parameters.get("srun_args", [])]}
     named = {key if key in shared else f"slurm_{key}": value for key, value in parameters.items()}
     if "cpus_per_task" in named:  # from SLURM 22.05 on, srun no longer takes this over from sbatch
         export = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
@@ -317,7 +323,7 @@ def train_as_jobs(
     }[cluster]
 
     ready, active = plan.ready, dict[str, str]()  # active: the job of each run that is queued or in training
-    failed, absent, asked = dict[str, str](), set[str](), float("-inf")
+    failed, absent, asked = dict[str, str](), dict[str, float](), float("-inf")  # absent: since when
     bar = plan.progress_bar(progress)
 
     def submit(run_id: str) -> str:
@@ -340,9 +346,11 @@ def train_as_jobs(
                         finished = store.is_finished(run_id)  # perhaps in the meantime, by another command
                         active[run_id] = queued.get(run_id) or ("" if finished else submit(run_id))
                 if not ready:
-                    missing = {run_id for run_id in active if run_id not in queued and not store.is_finished(run_id)}
-                    failed |= {run_id: active.pop(run_id) for run_id in missing & absent}
-                    absent, asked = missing, time.monotonic()
+                    asked = time.monotonic()
+                    missing = [run_id for run_id in active if run_id not in queued and not store.is_finished(run_id)]
+                    absent = {run_id: absent.get(run_id, asked) for run_id in missing}
+                    late = [run_id for run_id, since in absent.items() if asked - since > SHOWN_WITHIN]
+                    failed |= {run_id: active.pop(run_id) for run_id in late}
                 ready = []
             for run_id in [run_id for run_id in active if store.is_finished(run_id)]:
                 del active[run_id]
@@ -364,5 +372,5 @@ def train_as_jobs(
         raise RunError(
             f"{len(failed)} of {len(plan.stages)} runs failed"
             + (f", and {left} that follow were not submitted" if left else "")
-            + f": {', '.join(named)}; complete epochs are kept, and the same command goes on from them"
+            + f": {', '.join(named)}; saved epochs are kept, and the same command goes on from them"
         )

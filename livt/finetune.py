@@ -20,7 +20,7 @@ from livt.augment import Augment, one_cpu_thread, seed_everything
 from livt.batches import TrainingBatches
 from livt.config import Engine, FinetuneConfig, Recipe
 from livt.data import Dataset, check_fit, load_dataset
-from livt.distributed import barrier, wrap
+from livt.distributed import is_leader, wrap
 from livt.evaluate import predict
 from livt.losses import (
     BalancedBinaryCrossEntropy,
@@ -31,9 +31,9 @@ from livt.losses import (
     balanced_ce_bias,
     start_bias,
 )
-from livt.metrics import Metrics, evaluate_logits, reliability, softmax
+from livt.metrics import Metrics, confidences, evaluate_logits, reliability
 from livt.models import LoadReport, compile_model, create_vit, load_encoder, place, timm_config
-from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
+from livt.optim import EpochLoss, check_finite, create_optimizer, epoch_schedule, take_step
 from livt.runs import Record, RunError, RunStore, dump_json, write_atomically
 
 STAGE = 2  # keeps the random numbers of the two stages apart
@@ -87,11 +87,13 @@ def create_mixer(
     mixup = Mixup(settings.mixup, settings.cutmix, label_smoothing=0.0, num_classes=classes)
 
     def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal towards
+        towards = towards.to(images.device)
         if settings.mixup or settings.cutmix:
             images, targets = mixup(images, labels)
         else:
             targets = one_hot(labels, classes).to(torch.float32)
-        return images, torch.lerp(targets, towards.to(targets), share)
+        return images, torch.lerp(targets, towards, share)
 
     return mix
 
@@ -111,9 +113,9 @@ def finetune(
     data = load_dataset(recipe.data)
     steps = data.steps_per_epoch(settings.batch_size)
 
-    with one_cpu_thread(on), store.open(recipe.stage("finetune"), data.digest) as run:
+    with one_cpu_thread(on), store.open(recipe.stage("finetune"), data.digest, on) as run:
         if run.finished:
-            return store.load(run.id)
+            return store.load_for_all(run.id)
 
         # ---------------------------------------------------------------- model, optimiser, state
         seed_everything(recipe.seed, STAGE, 0)
@@ -141,30 +143,30 @@ def finetune(
         # ---------------------------------------------------------------- train, evaluate each epoch
         for epoch in run.epochs(settings.epochs, progress):
             vit.train()
-            losses, schedule = [], epoch_schedule(settings, epoch, steps)
-            for (step, lr), parts in zip(schedule, batches.epoch(epoch), strict=True):
-                where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
-                loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings, where=where, model=model)
-                losses.append(loss)
+            schedule = epoch_schedule(settings, epoch, steps)
+            losses = EpochLoss(epoch * steps, f"{run.id}; its last good state is the end of epoch {run.saved}")
+            for (_, lr), parts in zip(schedule, batches.epoch(epoch), strict=True):
+                losses.add(take_step(optimizer, loss_of, parts, lr=lr, settings=settings, model=model))
+            train_loss = losses.mean()
             check_finite(vit, f"the end of epoch {epoch + 1} of {run.id}")
             logits, labels = predict(vit, data.evaluation, augment, settings.precision, engine)
-            scores = evaluate_logits(logits, labels, data.class_counts)
-            about = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": sum(losses) / steps}
-            run.save(vit, optimizer, _scores(scores) | about)
+            row = {"epoch": epoch + 1, "lr": max(lr for _, lr in schedule), "train_loss": train_loss}
+            if is_leader():  # who alone writes
+                row |= _scores(evaluate_logits(logits, labels, data.class_counts))
+            run.save(vit, optimizer, row, waited=batches.waited)
 
         # ---------------------------------------------------------------- the last epoch is the result
         logits, labels = predict(vit, data.evaluation, augment, settings.precision, engine)
-        result = summarize(logits, labels, data.class_counts)
-        if not settings.loss.startswith("bal_"):
-            bias_of = balanced_bce_bias if settings.loss == "bce" else balanced_ce_bias
-            adjusted = evaluate_logits(logits.double() - bias_of(data.class_counts), labels, data.class_counts)
-            result["posthoc"] = _scores(adjusted)
-        result["share_to_95"] = share_to(0.95, run.metrics)
-        result |= {"pretrain_run": source, "fresh": report.fresh if report else None}
-        images = settings.epochs * steps * settings.batch_size
-        run.finish(vit.state_dict(), result, images, on, waited=batches.waited)
-    barrier()
-    return store.load(run.id)
+        if is_leader():
+            result = summarize(logits, labels, data.class_counts)
+            if not settings.loss.startswith("bal_"):
+                bias_of = balanced_bce_bias if settings.loss == "bce" else balanced_ce_bias
+                adjusted = evaluate_logits(logits.double() - bias_of(data.class_counts), labels, data.class_counts)
+                result["posthoc"] = _scores(adjusted)
+            result["share_to_95"] = share_to(0.95, run.metrics)
+            result |= {"pretrain_run": source, "fresh": report.fresh if report else None}
+            run.finish(vit.state_dict(), result, settings.epochs * steps * settings.batch_size, on)
+    return store.load_for_all(run.id)
 
 
 def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -226,9 +228,9 @@ def _scores(metrics: Metrics) -> dict[str, float]:
 
 def summarize(logits: Tensor, labels: Tensor, class_counts: ArrayLike) -> dict[str, object]:
     """Return the metrics of logits [N, C] as JSON values, with per-class accuracies and the reliability diagram."""
-    values = logits.double().numpy()
+    values = logits.numpy()
     scores = dataclasses.asdict(evaluate_logits(values, labels.numpy(), class_counts))
-    size, accuracy, confidence = reliability(softmax(values).max(1), values.argmax(1) == labels.numpy())
+    size, accuracy, confidence = reliability(confidences(values), values.argmax(1) == labels.numpy())
     diagram = {"size": size, "accuracy": accuracy, "confidence": confidence}
     scores |= {"reliability": diagram, "class_counts": np.asarray(class_counts)}
     return _plain(scores)

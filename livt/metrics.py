@@ -30,6 +30,13 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def confidences(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the largest softmax probability of each row of logits [N, C], [N], some rows at a time."""
+    largest = logits.max(1, keepdims=True)
+    parts = (slice(start, start + 1000) for start in range(0, len(logits), 1000))
+    return np.concatenate([1 / np.exp(logits[part].astype(np.float64) - largest[part]).sum(1) for part in parts])
+
+
 def reliability(
     confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = 15
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
@@ -74,7 +81,7 @@ def evaluate_logits(logits: ArrayLike, labels: ArrayLike, class_counts: ArrayLik
     groups = shot_groups(counts)
     by_group = {g: per_class[(groups == g) & ~np.isnan(per_class)] for g in GROUPS}
 
-    size, accuracy, confidence = reliability(softmax(logits).max(1), correct, bins)
+    size, accuracy, confidence = reliability(confidences(logits), correct, bins)
     gap = 100 * np.abs(accuracy - confidence)[size > 0]
     return Metrics(
         accuracy=100 * float(correct.mean()),

@@ -84,6 +84,36 @@ def epoch_schedule(settings: StageConfig, epoch: int, steps_per_epoch: int) -> l
     ]
 
 
+class EpochLoss:
+    """The losses of an epoch's steps, each read from the device while it works off the next: a GPU never waits.
+
+    Raises NonFiniteLossError naming the step, counted from ``first_step``, and ``where``.
+    """
+
+    def __init__(self, first_step: int, where: str) -> None:
+        self.first_step, self.where = first_step, where
+        self.values: list[float] = []
+        self.last: Tensor | None = None
+
+    def add(self, loss: Tensor) -> None:
+        self._read()
+        self.last = loss
+
+    def mean(self) -> float:
+        self._read()
+        return sum(self.values) / len(self.values)
+
+    def _read(self) -> None:
+        if self.last is None:
+            return
+        value, step, self.last = self.last.item(), self.first_step + len(self.values), None
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"the training loss is {value} at step {step} of {self.where}; lower base_lr or set clip_grad"
+            )
+        self.values.append(value)
+
+
 def check_finite(model: nn.Module, where: str) -> None:
     """Raise NonFiniteLossError naming ``where`` if a parameter is nan or infinite, so that no such state is saved."""
     for name, parameter in model.named_parameters():
@@ -98,13 +128,12 @@ def take_step(
     *,
     lr: float,
     settings: StageConfig,
-    where: str,
     model: nn.Module | None = None,
-) -> float:
+) -> Tensor:
     """Update the parameters once from the mean of ``loss_of(*part)`` over this process's equal parts of the batch.
 
     ``model``: what ``loss_of`` calls, where several processes average its gradients. Returns the mean loss of the
-    parts of all processes. Raises NonFiniteLossError naming ``where`` before any parameter changes.
+    parts of all processes, still on the device: asking for its value would make a GPU wait (:class:`EpochLoss`).
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group in optimizer.param_groups:
@@ -118,10 +147,7 @@ def take_step(
                 loss = loss_of(*part) / own
             loss.backward()
         total += loss.detach()
-    loss_value = mean(total)
-    if not math.isfinite(loss_value):
-        raise NonFiniteLossError(f"the training loss is {loss_value} at {where}; lower base_lr or set clip_grad")
     if settings.clip_grad is not None:
         nn.utils.clip_grad_norm_(parameters, settings.clip_grad)
     optimizer.step()
-    return loss_value
+    return mean(total)

@@ -12,10 +12,10 @@ from livt.augment import Augment, one_cpu_thread, seed_everything
 from livt.batches import TrainingBatches
 from livt.config import Engine, PretrainConfig, Recipe
 from livt.data import check_fit, load_dataset
-from livt.distributed import barrier, wrap
+from livt.distributed import wrap
 from livt.mae import MaskedAutoencoder
 from livt.models import compile_model, create_vit, place
-from livt.optim import check_finite, create_optimizer, epoch_schedule, take_step
+from livt.optim import EpochLoss, check_finite, create_optimizer, epoch_schedule, take_step
 from livt.probes import probe
 from livt.runs import Record, RunStore
 
@@ -62,9 +62,9 @@ def pretrain(
     data = load_dataset(recipe.pretrain_data)
     steps = data.steps_per_epoch(settings.batch_size)
 
-    with one_cpu_thread(on), store.open(recipe.stage("pretrain"), data.digest) as run:
+    with one_cpu_thread(on), store.open(recipe.stage("pretrain"), data.digest, on) as run:
         if run.finished:
-            return store.load(run.id)
+            return store.load_for_all(run.id)
 
         # ---------------------------------------------------------------- model, optimiser, state
         seed_everything(recipe.seed, STAGE, 0)
@@ -87,23 +87,22 @@ def pretrain(
         probed = probe_epochs(settings)
         untrained = probe(mae.encoder, data, augment, engine) if settings.probes and not run.metrics else None
         for epoch in run.epochs(settings.epochs, progress):
-            losses, schedule = [], epoch_schedule(settings, epoch, steps)
-            for (step, lr), parts in zip(schedule, batches.epoch(epoch), strict=True):
-                where = f"step {step} of {run.id}; its last good state is the end of epoch {epoch}"
-                loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings, where=where, model=model)
-                losses.append(loss)
+            schedule = epoch_schedule(settings, epoch, steps)
+            losses = EpochLoss(epoch * steps, f"{run.id}; its last good state is the end of epoch {run.saved}")
+            for (_, lr), parts in zip(schedule, batches.epoch(epoch), strict=True):
+                losses.add(take_step(optimizer, loss_of, parts, lr=lr, settings=settings, model=model))
+            train_loss = losses.mean()
             check_finite(mae, f"the end of epoch {epoch + 1} of {run.id}")
-            row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": sum(losses) / steps}
+            row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": train_loss}
             row["lr"] = max(lr for _, lr in schedule)
             if epoch + 1 in probed:
                 row["probe"] = probe(mae.encoder, data, augment, engine)
             if untrained and not epoch:
                 row["probe_untrained"] = untrained
-            run.save(mae, optimizer, row)
+            run.save(mae, optimizer, row, waited=batches.waited)
 
         # ---------------------------------------------------------------- seal
         result = {"train_loss": run.metrics[-1]["train_loss"], "steps_per_epoch": steps}
         images = settings.epochs * steps * settings.batch_size
-        run.finish(mae.state_dict(), result, images, on, waited=batches.waited)
-    barrier()
-    return store.load(run.id)
+        run.finish(mae.state_dict(), result, images, on)
+    return store.load_for_all(run.id)

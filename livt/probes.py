@@ -6,7 +6,7 @@ Shapes: ``N`` training images, ``M`` evaluation images, ``D`` width, ``C`` class
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from livt.augment import Augment
 from livt.batches import apply
@@ -36,7 +36,8 @@ def knn_scores(
     train [N, D], labels [N], evaluation [M, D]. Source: Wu et al., CVPR 2018, with the usual k and temperature.
     """
     train, evaluation = normalize(train, dim=1), normalize(evaluation, dim=1)
-    cosine, nearest = (evaluation @ train.T).topk(min(k, len(train)), dim=1)  # [M, k]
+    found = [(some @ train.T).topk(min(k, len(train)), dim=1) for some in evaluation.split(1000)]
+    cosine, nearest = map(torch.cat, zip(*found, strict=True))  # [M, k]
     votes = torch.zeros(len(evaluation), num_classes)
     return votes.scatter_add_(1, labels[nearest], (cosine / temperature).exp())
 
@@ -56,7 +57,8 @@ def linear_scores(
     penalty = torch.full((x.shape[1],), ridge * weight.sum().item(), dtype=torch.float64)
     penalty[-1] = 0.0
     gram = x.T @ (weight * x) + penalty.diag()  # [D + 1, D + 1]
-    return z @ torch.linalg.solve(gram, x.T @ (weight * one_hot(labels, num_classes).double()))
+    sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, weight * x)  # [C, D + 1]
+    return z @ torch.linalg.solve(gram, sums.T)
 
 
 def probe(encoder: VisionTransformer, data: Dataset, augment: Augment, engine: Engine = Engine()) -> dict[str, float]:

@@ -36,6 +36,8 @@ from livt.config import Recipe, digest
 
 STAGES = ("pretrain", "finetune")
 _SEALED = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors")
+QUICK = 1.0  # seconds: a state that is saved faster is saved after each epoch,
+SAVING = 0.05  # a larger one so seldom that saving takes this share of the time
 
 
 class RunError(RuntimeError):
@@ -62,7 +64,7 @@ class Record:
         return {k: getattr(self, k) for k in ("id", "stage", "config", "metrics", "result", "environment")}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, *content: bytes) -> None:
     """Write a file so that a reader, or a kill at any instant, sees the old content or the new, never a part.
 
     Raises OSError with the file's own name where the disk is full or cannot be written.
@@ -70,7 +72,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -168,13 +171,16 @@ class OpenRun:
         self.config = config
         self.data_digest = data_digest
         self.metrics: list[dict[str, Any]] = []
-        self._wall_time, self._clock = 0.0, time.monotonic()
-        self.finished = (path / "result.json").exists()
+        self.saved = 0  # epochs in the saved state
+        self._total = 0
+        self._wall_time, self._waited, self._waited_before, self._clock = 0.0, 0.0, 0.0, time.monotonic()
+        self._saved_at, self._saving = float("-inf"), 0.0  # when the state was last saved, and how long it took
+        self.finished = distributed.from_leader((path / "result.json").exists())
         if not distributed.is_leader():
             return
         if self.finished:
             if (path / "resume.pt").exists():  # a kill may have come between the seal and its removal
-                (path / "resume.pt").unlink()
+                (path / "resume.pt").unlink(missing_ok=True)
             return
         _git_state()  # now, while the code on disk is still the code that runs
         path.mkdir(parents=True, exist_ok=True)
@@ -183,19 +189,26 @@ class OpenRun:
         write_atomically(path / "config.json", dump_json(config))
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Bring back the state after the last complete epoch, if there is one.
+        """Bring back the last saved state, if there is one.
 
-        Raises RunError for a state that holds more than weights and numbers: no code in it can run.
+        Raises RunError for a state that holds more than weights and numbers: no code in it can run; and where several
+        processes do not find the same.
         """
         path = self.path / "resume.pt"
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            tqdm.write(f"{path} is damaged: this run starts again from the beginning", file=sys.stderr)
+        found, content = b"", b""
+        if path.exists():
+            with open(path, "rb") as file:
+                found, content = file.read(32), file.read()
+            if hashlib.sha256(content).digest() != found:
+                if distributed.is_leader():
+                    tqdm.write(f"{path} is damaged: this run starts again from the beginning", file=sys.stderr)
+                found = b""
+        if not distributed.agree(int.from_bytes(found[:7])):
+            raise RunError(f"the processes find different states of {self.path}: the run store is one folder for all")
+        if not found:
             return
         try:
-            state = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
+            state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         except pickle.UnpicklingError:
             raise RunError(
                 f"{path} holds more than weights and numbers, and was not read: it is not from livt; "
@@ -204,10 +217,11 @@ class OpenRun:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         self.metrics, self._wall_time = state["metrics"], state["wall_time_s"]
+        self.saved, self._waited_before = len(self.metrics), state.get("waited_s", 0.0)
 
     def epochs(self, total: int, progress: bool) -> Iterator[int]:
         """Yield the epochs still to train, counted from 0, under a progress bar."""
-        self._clock = time.monotonic()
+        self._clock, self._total = time.monotonic(), total
         done = len(self.metrics)
         if self.tensorboard and distributed.is_leader():
             self._writer = _summary_writer()(str(Path(self.tensorboard) / self.id), purge_step=done + 1)
@@ -215,44 +229,54 @@ class OpenRun:
         bar = tqdm(range(done, total), self.id, total, initial=done, disable=hidden, unit="epoch", mininterval=1)
         yield from bar
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any]) -> None:
-        """Add an epoch's metrics and save the state after it."""
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any], waited: float = 0.0
+    ) -> None:
+        """Add an epoch's metrics, and save the state after it, unless that takes long and was done a while ago.
+
+        Of the time since the run was opened, ``waited`` seconds went by for want of images.
+        """
         now = time.monotonic()
         self._wall_time, self._clock = self._wall_time + now - self._clock, now
+        self._waited = self._waited_before + waited
         self.metrics.append(row)
         if not distributed.is_leader():
             return
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "metrics": self.metrics,
-            "wall_time_s": self._wall_time,
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getvalue()
-        write_atomically(self.path / "resume.pt", hashlib.sha256(content).digest() + content)
+        recently = now - self._saved_at < self._saving / SAVING
+        if len(self.metrics) >= self._total or self._saving < QUICK or not recently:
+            self._save_state(model, optimizer)
+            self._saved_at = time.monotonic()
+            self._saving = self._saved_at - now
         self._write_metrics()
         if self._writer:
             for name, value in _numbers(row):
                 self._writer.add_scalar(name, value, row["epoch"])
             self._writer.flush()
 
+    def _save_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "metrics": self.metrics,
+            "wall_time_s": self._wall_time,
+            "waited_s": self._waited,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        write_atomically(self.path / "resume.pt", hashlib.sha256(content).digest(), content)
+        self.saved = len(self.metrics)
+
     def _write_metrics(self) -> None:
         rows = (json.dumps(_nan_to_none(row), sort_keys=True, allow_nan=False) + "\n" for row in self.metrics)
         write_atomically(self.path / "metrics.jsonl", "".join(rows).encode())
 
-    def finish(
-        self, weights: dict[str, Tensor], result: dict[str, Any], images: int, device: torch.device, waited: float = 0.0
-    ) -> None:
-        """Write weights and environment, then seal the run with result.json.
-
-        ``images`` were seen in training; since the run was last resumed, ``waited`` seconds went by for want of them.
-        """
+    def finish(self, weights: dict[str, Tensor], result: dict[str, Any], images: int, device: torch.device) -> None:
+        """Write weights and environment, then seal the run with result.json; ``images`` were seen in training."""
         if not distributed.is_leader():
             return
         self._write_metrics()
-        about = environment(device, self._wall_time, images, waited) | {"data_digest": self.data_digest}
+        about = environment(device, self._wall_time, images, self._waited) | {"data_digest": self.data_digest}
         write_atomically(self.path / "environment.json", dump_json(about))
         tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
         write_atomically(self.path / "weights.safetensors", to_safetensors(tensors, metadata={"format": "pt"}))
@@ -309,8 +333,10 @@ class RunStore:
         return f"{config['stage']}-{digest(config, data_digest)}"
 
     @contextmanager
-    def open(self, config: dict[str, Any], data_digest: str) -> Iterator[OpenRun]:
+    def open(self, config: dict[str, Any], data_digest: str, device: torch.device | None = None) -> Iterator[OpenRun]:
         """Hold the lock of the run of this stage configuration and data; wait while another process holds it.
+
+        ``device``: a GPU whose peak memory is that of this run.
 
         Raises RunError where the store cannot be written, and where memory runs out under the lock.
         """
@@ -319,32 +345,54 @@ class RunStore:
         try:
             if distributed.is_leader() and not self.is_finished(path.name):
                 self.root.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)
-        except Timeout:
-            tqdm.write(f"{path.name}: another process is training this run; waiting for it", file=sys.stderr)
-            lock.acquire()
+            waiting = not self._acquire(lock, path.name, 0)
+            if waiting and distributed.is_leader():
+                tqdm.write(f"{path.name}: another process is training this run; waiting for it", file=sys.stderr)
+            while waiting:
+                waiting = not self._acquire(lock, path.name, 10)
         except OSError as error:
             raise RunError(cannot_write(self.root, error)) from None
-        distributed.barrier()  # the leader holds the lock for all
         try:
-            yield OpenRun(path, config, data_digest, self.tensorboard)
+            run = OpenRun(path, config, data_digest, self.tensorboard)
+            if device and device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            yield run
         except (MemoryError, RuntimeError) as error:
+            if "out of shared memory" in str(error):
+                raise RunError(
+                    f"no shared memory is left for the processes that load images for {path.name}: give more "
+                    "(docker run --shm-size=16g), or train with --workers 0; the same command goes on from the last "
+                    "saved epoch"
+                ) from None
             if "DataLoader worker (pid" in str(error):  # at any instant: PyTorch watches for their death
                 raise RunError(
                     f"a process that loads images for {path.name} was killed, perhaps for lack of memory: try fewer "
-                    "--workers; the same command goes on from the last complete epoch"
+                    "--workers; the same command goes on from the last saved epoch"
                 ) from None
             if not is_out_of_memory(error):
                 raise
             stage = config[config["stage"]]
             raise RunError(
                 f"out of memory while training {path.name}: add --checkpointing (slower; this run goes on from its "
-                f"last complete epoch), or train another run with more {config['stage']}.accumulation_steps (now "
+                f"last saved epoch), or train another run with more {config['stage']}.accumulation_steps (now "
                 f"{stage['accumulation_steps']}; the batch of {stage['batch_size']} is then worked off in smaller "
                 "parts) or a smaller model.size"
             ) from None
         finally:
             lock.release()
+
+    def _acquire(self, lock: FileLock, run_id: str, seconds: float) -> bool:
+        """Let the leader get the lock of a run for all processes, unless the run is finished; tell whether that is so.
+
+        One exchange between the processes lasts no longer than ``seconds``.
+        """
+        got = True
+        if distributed.is_leader() and not self.is_finished(run_id):
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                got = False
+        return distributed.from_leader(got)
 
     def ids(self) -> list[str]:
         """Return the names of all runs, finished or not, sorted."""
@@ -401,6 +449,10 @@ class RunStore:
             result=sealed["result"],
             environment=environment,
         )
+
+    def load_for_all(self, run_id: str) -> Record:
+        """Return :meth:`load` of the leader in each process of a training: others may not see its files yet."""
+        return distributed.from_leader(self.load(run_id) if distributed.is_leader() else None)
 
     def weights(self, run_id: str) -> Path:
         """Return the weights file of a run; ``load`` has verified it."""

@@ -61,9 +61,9 @@ def train(
     if soft:
         y = 0.8 * one_hot(y, data.num_classes).double() + 0.2 * one_hot(y.flip(0), data.num_classes).double()
     for epoch in range(EPOCHS):
-        for step, lr in epoch_schedule(options, epoch, STEPS):
+        for _, lr in epoch_schedule(options, epoch, STEPS):
             batch = torch.randperm(len(x))[:BATCH]
-            take_step(optimizer, loss_of, [(x[batch], y[batch])], lr=lr, settings=options, where=f"step {step}")
+            take_step(optimizer, loss_of, [(x[batch], y[batch])], lr=lr, settings=options)
     with torch.no_grad():
         return vit.eval()(images(data.evaluation))
 

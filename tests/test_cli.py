@@ -260,7 +260,7 @@ def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     command += ["0,1,2,3", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs), "--export", str(archive)]
     for attempt in range(20):  # a little longer each time, until a run is finished, however fast the machine is
         minutes = f"{0.04 * 1.25**attempt:.3f}".rstrip("0")
-        over = f"livt: the {minutes} minutes are over; the same command goes on from the last complete epochs\n"
+        over = f"livt: the {minutes} minutes are over; the same command goes on from the last saved epochs\n"
         out = subprocess.run([*command, "--minutes", minutes], capture_output=True, text=True)
         assert (out.returncode, out.stderr) == (0, over)
         assert out.stdout.startswith("no finished run\n") != archive.exists()

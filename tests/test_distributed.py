@@ -135,7 +135,7 @@ def test_a_killed_loading_process_ends_training_with_one_line_and_the_run_goes_o
     assert process.returncode == 2
     assert error == (
         f"livt: error: a process that loads images for {run_id} was killed, perhaps for lack of memory: try fewer "
-        "--workers; the same command goes on from the last complete epoch\n"
+        "--workers; the same command goes on from the last saved epoch\n"
     )
     done = RunStore(tmp_path / "runs").progress(run_id)
     assert 0 < done < 40

@@ -191,7 +191,7 @@ def test_a_failed_job_is_named_with_its_log_and_the_others_finish(tmp_path, monk
     job = next(j for j in jobs_of(store) if "Error" in (tmp_path / ".jobs" / f"{j}_0_log.err").read_text())
     assert str(failure.value) == (
         f"1 of 4 runs failed, and 2 that follow were not submitted: {first} ({tmp_path}/.jobs/{job}_0_log.err); "
-        "complete epochs are kept, and the same command goes on from them"
+        "saved epochs are kept, and the same command goes on from them"
     )
     assert [store.is_finished(run_id) for run_id in store.ids()] == [True], "the one from scratch"
     assert len(jobs_of(store)) == 2

@@ -45,7 +45,7 @@ from livt.runs import RunStore, promote, read_promoted, write_atomically
 
 HERE = Path(__file__)
 STEPS = 8  # of each stage of the smoke recipe: 2 epochs of 4
-KEPT = "complete epochs and finished runs are kept, and with more room the same command goes on from them"
+KEPT = "saved epochs and finished runs are kept, and with more room the same command goes on from them"
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -307,7 +307,7 @@ def lower(run_id: str) -> str:
     stage = run_id.partition("-")[0]
     return (
         f"livt: error: out of memory while training {run_id}: add --checkpointing (slower; this run goes on from its "
-        f"last complete epoch), or train another run with more {stage}.accumulation_steps (now 1; the batch of 64 is "
+        f"last saved epoch), or train another run with more {stage}.accumulation_steps (now 1; the batch of 64 is "
         "then worked off in smaller parts) or a smaller model.size\n"
     )
 
@@ -413,7 +413,7 @@ def interrupted(capsys, undisturbed: Undisturbed, root: Path) -> Path:
     """Interrupt pretraining in its second epoch; return the run's state."""
     with at_step(5, raises(KeyboardInterrupt())):
         status, out, err = train(capsys, root)
-    told = "\nlivt: interrupted; the same command goes on from the last complete epoch\n"
+    told = "\nlivt: interrupted; the same command goes on from the last saved epoch\n"
     assert (status, out, err) == (130, "", told)
     assert RunStore(root).progress(undisturbed.pre) == 1
     return root / undisturbed.pre / "resume.pt"

@@ -392,7 +392,7 @@ def step(model, settings: StageConfig, lr: float, loss_of, parts, layer_decay: f
     """Take a real optimiser step and see that it moves every parameter."""
     before = {name: p.detach().flatten()[:1000].clone() for name, p in model.named_parameters()}
     optimizer = create_optimizer(model, settings, layer_decay)
-    loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings, where="the only step")
+    loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings)
     assert np.isfinite(loss)
     after = {name: p.detach().flatten()[:1000] for name, p in model.named_parameters()}
     still = {name for name in after if torch.equal(after[name], before[name])}

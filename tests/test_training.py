@@ -174,8 +174,8 @@ def test_gradient_accumulation_equals_one_batch():
         optimizer = torch.optim.SGD([{"params": list(vit.parameters()), "lr_scale": 1.0}], lr=1.0)
         criterion = create_loss(settings, data.class_counts)
         batch = zip(images.double().chunk(parts), labels.chunk(parts), strict=True)
-        mean = take_step(optimizer, lambda x, y: criterion(vit(x), y), batch, lr=0.1, settings=settings, where="")  # noqa: B023
-        updated.append((mean, torch.cat([p.detach().flatten() for p in vit.parameters()])))
+        mean = take_step(optimizer, lambda x, y: criterion(vit(x), y), batch, lr=0.1, settings=settings)  # noqa: B023
+        updated.append((mean.item(), torch.cat([p.detach().flatten() for p in vit.parameters()])))
     assert updated[0][0] == pytest.approx(updated[1][0], rel=1e-12)
     torch.testing.assert_close(updated[0][1], updated[1][1], atol=1e-12, rtol=0)
 
@@ -184,9 +184,7 @@ def test_clipping_bounds_the_gradient():
     settings = with_overrides(smoke(), {"finetune.clip_grad": 0.5}).finetune
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD([{"params": [parameter], "lr_scale": 1.0}], lr=1.0)
-    take_step(
-        optimizer, lambda x: (parameter * x).sum() * 100, [(torch.ones(2, 3),)], lr=1.0, settings=settings, where=""
-    )
+    take_step(optimizer, lambda x: (parameter * x).sum() * 100, [(torch.ones(2, 3),)], lr=1.0, settings=settings)
     assert parameter.detach().norm().item() == pytest.approx(0.5, rel=1e-4)
 
 
@@ -200,7 +198,6 @@ def test_a_step_scales_the_rate_by_layer():
         [(torch.ones(2, 1),)],
         lr=0.1,
         settings=smoke().finetune,
-        where="",
     )
     assert (first.item(), last.item()) == pytest.approx((-0.025, -0.1))
 

@@ -54,7 +54,7 @@ def test_step(benchmark, stage, precision):
         batch, loss_of = (images, labels), lambda x, y: criterion(model(x), y)
     optimizer = create_optimizer(model, settings)
     benchmark.pedantic(
-        lambda: take_step(optimizer, loss_of, [batch], lr=1e-4, settings=settings, where="bench"),
+        lambda: take_step(optimizer, loss_of, [batch], lr=1e-4, settings=settings).item(),
         warmup_rounds=3,
         rounds=20,
     )

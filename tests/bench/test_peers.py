@@ -31,7 +31,7 @@ from livt.data import load_dataset
 from livt.finetune import create_classifier
 from livt.losses import BalancedBinaryCrossEntropy
 from livt.models import compile_model, place
-from livt.optim import create_optimizer, take_step
+from livt.optim import EpochLoss, create_optimizer, take_step
 from livt.pretrain import create_mae
 from livt.recipes import tiny_imagenet_lt
 
@@ -123,7 +123,7 @@ def our_step(recipe: Recipe, stage: str, count: int, switch: str = "") -> Callab
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         return model(images, settings.mask_ratio).loss if stage == "pretrain" else criterion(model(images), labels)
 
-    return lambda: take_step(optimizer, loss_of, [batch], lr=1e-5, settings=settings, where="bench")
+    return lambda: take_step(optimizer, loss_of, [batch], lr=1e-5, settings=settings).item()
 
 
 def peer_step(recipe: Recipe, stage: str, count: int) -> Callable[[], float]:
@@ -263,7 +263,7 @@ def test_waiting_for_files(benchmark, tmp_path, monkeypatch, stage):
     if stage == "finetune":
         config = replace(config, crop_min_scale=0.08, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
     augment = Augment(config, data.mean, data.std)
-    settings = replace(recipe.finetune, batch_size=count, augment=config, precision="bfloat16")
+    settings = replace(recipe.finetune, batch_size=count, augment=config, precision="bfloat16", epochs=1000)
     batches = TrainingBatches(data.train, settings, augment, (0, 2), DEVICE, Engine())
     model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe)
     place(model, DEVICE, settings.precision).train()
@@ -272,9 +272,13 @@ def test_waiting_for_files(benchmark, tmp_path, monkeypatch, stage):
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         return model(images).loss if stage == "pretrain" else criterion(model(images), labels % CLASSES)
 
+    steps = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+
     def some_steps() -> None:
-        for step in itertools.islice(batches.epoch(0), 7 if DEVICE.type == "cuda" else 4):
-            take_step(optimizer, loss_of, step, lr=1e-5, settings=settings, where="bench")
+        losses = EpochLoss(0, "bench")
+        for step in itertools.islice(steps, 7 if DEVICE.type == "cuda" else 4):
+            losses.add(take_step(optimizer, loss_of, step, lr=1e-5, settings=settings))
+        losses.mean()
 
     some_steps()
     batches.waited = 0.0
