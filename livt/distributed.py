@@ -88,6 +88,11 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     distributed.destroy_process_group()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether an exchange failed because another process has ended; NCCL has a type for it, gloo a text."""
+    return isinstance(error, distributed.DistError) or (size() > 1 and "gloo" in str(error))
+
+
 def _end() -> None:
     """End this process after an error, leaving no group: NCCL would wait for the others, and they for this one."""
     sys.stdout.flush()

@@ -358,6 +358,11 @@ class RunStore:
                 torch.cuda.reset_peak_memory_stats(device)
             yield run
         except (MemoryError, RuntimeError) as error:
+            if distributed.is_lost(error):
+                raise RunError(
+                    f"another process that trains {path.name} has ended, as its own message says; the same command "
+                    "goes on from the last saved epoch"
+                ) from None
             if "out of shared memory" in str(error):
                 raise RunError(
                     f"no shared memory is left for the processes that load images for {path.name}: give more "

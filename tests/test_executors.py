@@ -181,6 +181,7 @@ def test_jobs_train_what_processes_train_each_run_once(pool, tmp_path):
 
 def test_a_failed_job_is_named_with_its_log_and_the_others_finish(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "ASK_EVERY", 1.0)
+    monkeypatch.setattr(executors, "SHOWN_WITHIN", 3.0)
     store = RunStore(tmp_path)
     two = recipes("loss_ablation", "smoke", [0])[:2]
     scratch = with_overrides(two[0], {"pretrain": None})

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import livt
+from livt import runs
 from livt.config import with_overrides
 from livt.pretrain import pretrain
 from livt.recipes import smoke
@@ -104,6 +106,32 @@ def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained, capsys):
     again = pretrain(smoke(), store, progress=False)
     assert again.result == whole.result
     assert capsys.readouterr().err == f"{path} is damaged: this run starts again from the beginning\n"
+
+
+def test_a_state_that_takes_long_to_save_is_saved_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    """Every step of this clock is a second: an epoch takes 10, saving 3; so saving takes 5 % with a save each 60."""
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with RunStore(tmp_path).open(smoke().stage("pretrain"), "") as run:
+        save = run._save_state
+
+        def slow(*arguments):
+            [next(seconds) for _ in range(2)]
+            save(*arguments)
+
+        monkeypatch.setattr(run, "_save_state", slow)
+        saved = []
+        for epoch in run.epochs(20, progress=False):
+            [next(seconds) for _ in range(10)]
+            run.save(model, optimizer, {"epoch": epoch + 1})
+            saved.append(run.saved)
+            assert RunStore(tmp_path).progress(run.id) == epoch + 1, "the rows are written after each epoch"
+    assert saved == [1] * 6 + [7] * 6 + [13] * 6 + [19, 20]
+    with RunStore(tmp_path).open(smoke().stage("pretrain"), "") as run:
+        run.restore(model, optimizer)
+        assert [row["epoch"] for row in run.metrics] == list(range(1, 21))
 
 
 def test_reading_resume_state_runs_no_code(tmp_path):

@@ -2,6 +2,8 @@
 
 torchrun ... worker_processes.py killed RUNS    # one process is killed after the first epoch, once
 torchrun ... worker_processes.py forbidden RUNS # a process that is not the leader may not write
+torchrun ... worker_processes.py fails RUNS     # a process that is not the leader raises in the first epoch
+torchrun ... worker_processes.py apart RUNS     # each process has a run store of its own
 torchrun ... worker_processes.py gather         # prints what each process has gathered
 """
 
@@ -17,7 +19,7 @@ from livt.config import with_overrides
 from livt.finetune import finetune
 from livt.pretrain import pretrain
 from livt.recipes import smoke
-from livt.runs import OpenRun, RunStore
+from livt.runs import OpenRun, RunError, RunStore
 
 RANK, RESTARTS = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 PARTS = {"pretrain.accumulation_steps": 2, "finetune.accumulation_steps": 2}
@@ -26,8 +28,8 @@ PARTS = {"pretrain.accumulation_steps": 2, "finetune.accumulation_steps": 2}
 def killed() -> None:
     save = OpenRun.save
 
-    def save_and_die(self, model, optimizer, row):
-        save(self, model, optimizer, row)
+    def save_and_die(self, *arguments, **named):
+        save(self, *arguments, **named)
         if RANK == 1 and RESTARTS == 0 and self.config["stage"] == "finetune":
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -42,6 +44,14 @@ def forbidden() -> None:
         runs.os.replace = refuse
         Path.mkdir = refuse
         Path.unlink = refuse
+
+
+def fails() -> None:
+    def save(*_, **__):
+        raise RunError("this process has failed")
+
+    if RANK:
+        OpenRun.save = save
 
 
 def train(root: str) -> None:
@@ -65,6 +75,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["gather"]:
             gather()
+        case ["apart", root]:
+            train(f"{root}/{RANK}")
         case [mode, root]:
-            {"killed": killed, "forbidden": forbidden}[mode]()
+            {"killed": killed, "forbidden": forbidden, "fails": fails}[mode]()
             train(root)
