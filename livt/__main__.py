@@ -60,6 +60,7 @@ EXPERIMENT_NAMES = (
     "anatomy",
     "equal_compute",
     "paper_vs_code",
+    "controls",
 )
 
 
@@ -78,7 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     training = _Parser(add_help=False)
     training.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
     training.add_argument("--quiet", action="store_true", help="no progress bars")
-    training.add_argument("--workers", type=int, help="processes that load images from files (default: a core each, 8)")
+    training.add_argument(
+        "--workers", type=int, help="processes that load images from files (default: one per core, 16 at most)"
+    )
     training.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     training.add_argument(
         "--checkpointing", action="store_true", help="compute activations again for the gradient: less memory, slower"
@@ -126,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="of each job: partition=gpu, gpus_per_node=1, cpus_per_task=8, time=240 (minutes), account=..., setup=... "
-        "or another of sbatch's options; repeat it for more",
+        "or another of submitit's parameters; repeat it for more",
     )
     sub.add_argument("--minutes", type=float, help="stop after this time; saved epochs and finished runs are kept")
     sub.add_argument("--csv", default=None, metavar="FILE", help="also write the table as CSV")
@@ -142,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("other", help="the run to compare it with")
     sub = actions.add_parser("verify", help="check every file of runs", parents=[common])
     sub.add_argument("run", nargs="*", help="runs (default: all)")
-    sub = actions.add_parser("promote", help="write runs as records to be committed", parents=[common])
+    sub = actions.add_parser("promote", help="write runs as records for the book", parents=[common])
     sub.add_argument("run", nargs="+", help="runs to promote")
     sub.add_argument("--to", default="book/results", metavar="DIR", help="where (default: book/results)")
     sub = actions.add_parser("export", help="write runs as one archive", parents=[common])
@@ -153,6 +156,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", required=True, metavar="DIR", help="the folder to write")
     sub = actions.add_parser("import", help="bring in the runs of an archive, verified", parents=[common])
     sub.add_argument("archive", metavar="FILE.tar", help="what export has written")
+    sub.add_argument(
+        "--promote",
+        metavar="DIR",
+        nargs="?",
+        const="book/results",
+        help="also write records of the runs for the book (into book/results, if no DIR is given)",
+    )
     return parser
 
 
@@ -273,7 +283,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from livt.archive import export_runs
     from livt.executors import TimeIsUp, parse_parameters, usable_device
     from livt.experiments import recipes, table_of, train_all
-    from livt.runs import RunStore, write_atomically
+    from livt.runs import RunError, RunStore, write_atomically
 
     target = _new_file("--csv", options.csv) if options.csv else None
     archive = _new_file("--export", options.export) if options.export else None
@@ -304,19 +314,27 @@ def _reproduce(options: argparse.Namespace) -> int:
         "slurm": parse_parameters(options.slurm),
         "deadline": None if options.minutes is None else started + 60 * options.minutes,
     }
+    failure = None
     try:
         for name in options.experiment:
             train_all(recipes(name, options.profile, seeds), store, **how)
     except TimeIsUp:
         kept = "the same command goes on from the last saved epochs"
         print(f"livt: the {options.minutes:g} minutes are over; {kept}", file=sys.stderr)
+    except RunError as error:  # what is finished is shown and kept all the same
+        failure = error
     table = table_of(options.experiment, options.profile, seeds, store)
-    print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-") if len(table) else "no finished run")
-    if target:
+    if len(table):
+        print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
+    elif failure is None:
+        print("no finished run")
+    if target and (len(table) or failure is None):
         write_atomically(target, table.to_csv(index=False).encode())
     if archive and len(table):
         export_runs(store, sorted(set(table["run"])), archive)
         print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
+    if failure is not None:
+        raise failure
     return 0
 
 
@@ -356,6 +374,8 @@ def _runs(options: argparse.Namespace) -> int:
         case "import":
             for run_id, is_new in import_runs(store, Path(options.archive)).items():
                 print(f"{run_id}: {'imported' if is_new else 'already here, with the same result'}")
+                if options.promote:
+                    print(promote(store, run_id, Path(options.promote)))
         case "promote":
             for name in options.run:
                 print(promote(store, store.find(name), Path(options.to)))

@@ -76,6 +76,11 @@ def seeded(*key: int) -> Iterator[None]:
 LARGEST_WITH_MARGIN, MARGIN = 224, 256 / 224
 
 
+def evaluation_crop(size: int) -> float:
+    """Return the share of the short side of an image in a file that evaluation at this size looks at."""
+    return 1 / MARGIN if size <= LARGEST_WITH_MARGIN else 1.0
+
+
 def file_transform(config: AugmentConfig | None, size: int, mean: Sequence[float]) -> Callable[[Image.Image], Tensor]:
     """Return timm's transform of one RGB image to uint8 [3, size, size]: crop, flip, RandAugment, all bicubic.
 
@@ -83,8 +88,7 @@ def file_transform(config: AugmentConfig | None, size: int, mean: Sequence[float
     batch (:meth:`Augment.finish`).
     """
     if config is None:
-        crop = 1 / MARGIN if size <= LARGEST_WITH_MARGIN else 1.0
-        transform = create_transform(size, use_prefetcher=True, interpolation="bicubic", crop_pct=crop)
+        transform = create_transform(size, use_prefetcher=True, interpolation="bicubic", crop_pct=evaluation_crop(size))
     else:
         transform = create_transform(
             size,

@@ -153,6 +153,12 @@ def paper_vs_code(profile: Profile) -> dict[str, Recipe]:
     return {name: with_overrides(base, change) for name, change in changes.items()}
 
 
+def controls(profile: Profile) -> dict[str, Recipe]:
+    """Plain BCE at the settings of the loss ablation without its slow start: from 1/C for each class, or the prior."""
+    base = with_overrides(profile.main, {"finetune.loss": "bce"})
+    return {f"bce, {start} start": with_overrides(base, {"finetune.start": start}) for start in ("uniform", "prior")}
+
+
 EXPERIMENTS: dict[str, Callable[[Profile], dict[str, Recipe]]] = {
     "loss_ablation": loss_ablation,
     "model_size": model_size,
@@ -161,6 +167,7 @@ EXPERIMENTS: dict[str, Callable[[Profile], dict[str, Recipe]]] = {
     "anatomy": anatomy,
     "equal_compute": equal_compute,
     "paper_vs_code": paper_vs_code,
+    "controls": controls,
 }
 
 

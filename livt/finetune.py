@@ -16,12 +16,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from livt.augment import Augment, one_cpu_thread, seed_everything
+from livt.augment import Augment, evaluation_crop, one_cpu_thread, seed_everything
 from livt.batches import TrainingBatches
 from livt.config import Engine, FinetuneConfig, Recipe
 from livt.data import Dataset, check_fit, load_dataset
 from livt.distributed import is_leader, wrap
 from livt.evaluate import predict
+from livt.images import FileSplit
 from livt.losses import (
     BalancedBinaryCrossEntropy,
     BalancedCrossEntropy,
@@ -207,9 +208,9 @@ def save_for_timm(record: Record, store: RunStore, folder: Path) -> None:
     """
     data = data_of(record)
     recipe = record.recipe
-    config = timm_config(
-        recipe.model.size, recipe.data.size, recipe.model.patch_size, data.num_classes, data.mean, data.std
-    )
+    size, patch_size = recipe.data.size, recipe.model.patch_size
+    crop = evaluation_crop(size[0]) if isinstance(data.evaluation, FileSplit) else 1.0  # in memory are whole images
+    config = timm_config(recipe.model.size, size, patch_size, data.num_classes, data.mean, data.std, crop)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "model.safetensors", store.weights(record.id).read_bytes())
     write_atomically(folder / "config.json", dump_json(config))

@@ -80,11 +80,12 @@ def timm_config(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
+    crop: float,
 ) -> dict[str, Any]:
     """Return the ``config.json`` beside a classifier's ``model.safetensors``, as ``timm.create_model`` reads a folder.
 
-    ``mean`` and ``std`` [3] normalize its images; timm's transforms take them from there too. Images above 224 pixels
-    are evaluated without a margin, as in the official code.
+    ``mean`` and ``std`` [3] normalize its images, of whose short side it looks at the share ``crop``; timm's transforms
+    take them from there too.
     """
     embed_dim, depth, num_heads = MODEL_SIZES[size]
     arguments = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
@@ -100,7 +101,7 @@ def timm_config(
             "mean": list(mean),
             "std": list(std),
             "interpolation": "bicubic",
-            "crop_pct": 224 / 256 if max(image_size) <= 224 else 1.0,
+            "crop_pct": crop,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         },

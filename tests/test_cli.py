@@ -15,7 +15,7 @@ from livt.data import load_dataset
 from livt.experiments import COLUMNS, EXPERIMENTS
 from livt.finetune import stored_logits
 from livt.recipes import PROFILES, RECIPES
-from livt.runs import OpenRun, RunStore
+from livt.runs import OpenRun, RunStore, read_promoted
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_a_model_loads_in_plain_timm_with_one_call(store, capsys, tmp_path):
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (3, 8, 8)
     assert (tuple(config["mean"]), tuple(config["std"])) == (data.mean, data.std)
-    assert config["interpolation"] == "bicubic"
+    assert (config["interpolation"], config["crop_pct"]) == ("bicubic", 1.0), "images in memory are evaluated whole"
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
         found = model((data.evaluation.images / 255 - mean) / std)
@@ -226,8 +226,8 @@ def test_tensorboard_gets_every_epoch_also_after_an_interruption(tmp_path, capsy
     command = ["finetune", "smoke", "--device", "cpu", "--quiet", "--runs", str(runs), "--tensorboard", str(board)]
     save = OpenRun.save
 
-    def interrupted(self, *rest):
-        save(self, *rest)
+    def interrupted(self, *rest, **named):
+        save(self, *rest, **named)
         if self.config["stage"] == "finetune":
             raise KeyboardInterrupt
 
@@ -273,8 +273,9 @@ def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     assert len(rows) == 4 * (4 + len(EXPERIMENTS["anatomy"](PROFILES["smoke"])))
     assert all(store.is_finished(run_id) for run_id in store.ids())
     imported = RunStore(tmp_path / "imported")
-    assert cli.main(["runs", "import", str(archive), "--runs", str(imported.root)]) == 0
-    assert imported.ids() == store.ids()
+    command = ["runs", "import", str(archive), "--runs", str(imported.root), "--promote", str(tmp_path / "results")]
+    assert cli.main(command) == 0
+    assert imported.ids() == sorted(read_promoted(tmp_path / "results")) == store.ids()
 
 
 def test_a_time_limit_is_for_this_machine(capsys):

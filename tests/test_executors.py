@@ -411,7 +411,7 @@ def test_a_cancelled_job_is_a_failed_run(slurm, tmp_path):
     assert eventually(lambda: RunStore(tmp_path).ids(), 60)
     ((run_id, job),) = queued().items()
     subprocess.run(["scancel", job], check=True)
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=250) == 1
     assert f"1 of 2 runs failed, and 1 that follow were not submitted: {run_id} (" in process.stderr.read()
 
 
@@ -421,6 +421,9 @@ def test_the_tasks_of_a_job_train_one_run_together(slurm, tmp_path):
     train_all([with_overrides(smoke(), parts)], RunStore(tmp_path / "one"), jobs=1, progress=False)
     process = train_in_another_process(tmp_path / "two", {"ntasks_per_node": 2}, parts)
     assert process.wait(timeout=200) == 0, process.stderr.read()
+    scripts = [path.read_text() for path in (tmp_path / "two" / ".jobs").glob("*_submission.sh")]
+    assert len(scripts) == 2
+    assert all("--kill-on-bad-exit=1" in script for script in scripts), "a task that dies ends the others"
     one, two = RunStore(tmp_path / "one"), RunStore(tmp_path / "two")
     assert one.ids() == two.ids()
     for run_id in one.ids():

@@ -63,6 +63,15 @@ def test_arms_differ_and_have_one_seed(experiment, profile):
     assert {replace(r, seed=0) for r in recipes(experiment, profile, [4, 7])} == set(found.values())
 
 
+def test_controls_are_the_plain_bce_of_the_claims_and_of_convergence():
+    """So that a sweep can train them before the notebooks do."""
+    for profile in ("cpu", "gpu"):
+        bce = with_overrides(PROFILES[profile].main, {"finetune.loss": "bce"})
+        assert set(recipes("controls", profile, [0])) == {
+            replace(bce, finetune=replace(bce.finetune, start=start)) for start in ("uniform", "prior")
+        }
+
+
 def test_everything_has_each_recipe_once_and_shares_pretraining():
     all_recipes = everything("cpu", [0])
     assert len(set(all_recipes)) == len(all_recipes)

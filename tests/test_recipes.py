@@ -393,7 +393,7 @@ def step(model, settings: StageConfig, lr: float, loss_of, parts, layer_decay: f
     before = {name: p.detach().flatten()[:1000].clone() for name, p in model.named_parameters()}
     optimizer = create_optimizer(model, settings, layer_decay)
     loss = take_step(optimizer, loss_of, parts, lr=lr, settings=settings)
-    assert np.isfinite(loss)
+    assert loss.isfinite()
     after = {name: p.detach().flatten()[:1000] for name, p in model.named_parameters()}
     still = {name for name in after if torch.equal(after[name], before[name])}
     assert still == {name for name, p in model.named_parameters() if not p.requires_grad}
