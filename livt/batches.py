@@ -5,11 +5,10 @@ processes, one at a time, each from random numbers of its own: neither the numbe
 devices changes what is seen. Shapes: ``B`` images of a part of a batch, ``N`` images of a split.
 """
 
-import atexit
-import mmap
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -231,16 +230,22 @@ def loading_processes(sharing: int = 1) -> int:
     return min(16, max(1, distributed.cores() // sharing))
 
 
-_leaving = mmap.mmap(-1, 1)  # shared with forked processes: not 0 when the process that trains is about to end
-atexit.register(_leaving.write_byte, 1)
-
-
 def _ignore_signals(_: int) -> None:
     """Leave an interrupt, and a cluster's warnings before it takes a node back, to the process that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if _leaving[0] else None)  # its last word is this signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WARNINGS)
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+_WARNINGS = {signal.SIGTERM, *([signal.SIGUSR2] if sys.platform == "linux" else [])}
+
+
+def _wait_for_parent() -> None:
+    """End when the signal is of the process that trains: PyTorch's last resort where it ends out of order."""
+    while signal.sigwaitinfo(_WARNINGS).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _received(batches: Iterator[_Loaded], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -122,10 +122,13 @@ def test_loading_processes_outlive_the_warnings_of_a_cluster(places):
     found = [next(epoch)]
     (loading,) = set(active_children()) - others
     for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM):
-        os.kill(loading.pid, number)
+        subprocess.run(["sh", "-c", f"kill -{number:d} {loading.pid}"], check=True)
         loading.join(0.2)
     assert loading.is_alive()
     assert same([*found, *epoch], all_of(batches_of(places["shards"])))
+    loading.terminate()
+    loading.join(10)
+    assert loading.exitcode == 0, "the process that trains may end it"
 
 
 def test_a_program_ends_in_the_midst_of_an_epoch(places):
