@@ -14,6 +14,7 @@ import torch
 
 from livt import runs
 from livt.config import Recipe, with_overrides
+from livt.data import load_dataset
 from livt.finetune import finetune
 from livt.pretrain import pretrain
 from livt.recipes import smoke
@@ -107,6 +108,7 @@ def survives(
 def main() -> None:
     recipe = with_overrides(smoke(), {"finetune.drop_path": 0.2, "finetune.mixup": 0.8, "finetune.cutmix": 1.0})
     recipe = with_overrides(recipe, {"finetune.augment.random_erasing": 0.25})
+    load_dataset(recipe.data)  # once, not in each child
     with tempfile.TemporaryDirectory() as folder:
         first = check(pretrain, recipe, lambda store: None, Path(folder) / "pretrain")
         second = check(

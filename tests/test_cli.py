@@ -257,9 +257,9 @@ def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     """Two experiments in order; the limit comes in the midst, the table and the archive have what is there."""
     runs, archive = tmp_path / "runs", tmp_path / "runs.tar"
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "anatomy", "--profile", "smoke", "--seeds"]
-    command += ["0,1,2,3", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs), "--export", str(archive)]
+    command += ["0,1,2,3,4,5", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs), "--export", str(archive)]
     for attempt in range(20):  # a little longer each time, until a run is finished, however fast the machine is
-        minutes = f"{0.04 * 1.25**attempt:.3f}".rstrip("0")
+        minutes = f"{0.06 * 1.4**attempt:.3f}".rstrip("0")
         over = f"livt: the {minutes} minutes are over; the same command goes on from the last saved epochs\n"
         out = subprocess.run([*command, "--minutes", minutes], capture_output=True, text=True)
         assert (out.returncode, out.stderr) == (0, over)
@@ -270,7 +270,7 @@ def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     assert (out.returncode, out.stderr) == (0, "")
     store = RunStore(runs)
     rows = [line for line in out.stdout.splitlines() if line.split()[0] in ("loss_ablation", "anatomy")]
-    assert len(rows) == 4 * (4 + len(EXPERIMENTS["anatomy"](PROFILES["smoke"])))
+    assert len(rows) == 6 * (4 + len(EXPERIMENTS["anatomy"](PROFILES["smoke"])))
     assert all(store.is_finished(run_id) for run_id in store.ids())
     imported = RunStore(tmp_path / "imported")
     command = ["runs", "import", str(archive), "--runs", str(imported.root), "--promote", str(tmp_path / "results")]

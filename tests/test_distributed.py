@@ -152,7 +152,7 @@ def test_processes_that_cannot_share_a_batch_are_refused_before_training(tmp_pat
 def test_a_killed_loading_process_ends_training_with_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
     prepare(tmp_path / "data")
     monkeypatch.setenv("LIVT_DATA", str(tmp_path / "data"))
-    settings = (*IN_FILES, "pretrain=null", "finetune.epochs=15")
+    settings = (*IN_FILES, "pretrain=null", "finetune.epochs=8")
     settings = tuple(s for s in settings if not s.startswith("pretrain."))
     command = [sys.executable, *finetune(tmp_path / "runs", settings, "--workers", "2")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -171,8 +171,8 @@ def test_a_killed_loading_process_ends_training_with_one_line_and_the_run_goes_o
         "--workers; the same command goes on from the last saved epoch\n"
     )
     done = RunStore(tmp_path / "runs").progress(run_id)
-    assert 0 < done < 15
+    assert 0 < done < 8
     assert subprocess.run(command, capture_output=True).returncode == 0
     record = RunStore(tmp_path / "runs").load(run_id)
-    assert [row["epoch"] for row in record.metrics] == list(range(1, 16))
+    assert [row["epoch"] for row in record.metrics] == list(range(1, 9))
     assert 0 < record.environment["waiting_percent"] < 100
