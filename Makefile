@@ -58,4 +58,4 @@ gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP)) ## on a GPU: measure s
 		--minutes $(MINUTES) --export gpu_runs.tar
 
 clean: ## remove what building made; keeps .venv and the run store
-	rm -rf book/_build book/notebooks .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* build *.egg-info
+	rm -rf book/_build book/notebooks .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* notebooks/.coverage.* build *.egg-info
