@@ -50,9 +50,8 @@ class TrainingBatches:
         if isinstance(split, FileSplit):
             transform = file_transform(settings.augment, split.size, augment.mean.flatten().div(255).tolist())
             self.loader = _loader(_Files(split, transform), self.parts, device, engine, persistent=True)
-            self._ahead: tuple[int, Iterator[_Loaded]] | None = (
-                None  # the next epoch, of which parts are loaded already
-            )
+            # The next epoch, of which parts are loaded already.
+            self._ahead: tuple[int, Iterator[_Loaded]] | None = None
 
     def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Seed all random numbers, then yield, for each step, its parts: images [B, 3, H, W] and labels [B].

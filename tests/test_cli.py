@@ -257,7 +257,8 @@ def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     """Two experiments in order; the limit comes in the midst, the table and the archive have what is there."""
     runs, archive = tmp_path / "runs", tmp_path / "runs.tar"
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "anatomy", "--profile", "smoke", "--seeds"]
-    command += ["0,1,2,3,4,5", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs), "--export", str(archive)]
+    command += ["0,1,2,3,4,5", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs)]
+    command += ["--export", str(archive)]
     for attempt in range(20):  # a little longer each time, until a run is finished, however fast the machine is
         minutes = f"{0.06 * 1.4**attempt:.3f}".rstrip("0")
         over = f"livt: the {minutes} minutes are over; the same command goes on from the last saved epochs\n"
