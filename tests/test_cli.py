@@ -253,6 +253,14 @@ def test_tensorboard_without_its_package_is_refused_before_training(tmp_path, ca
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_time_limit_that_is_over_at_once_ends_a_sweep_and_says_so(tmp_path, capsys):
+    options = ["--profile", "smoke", "--jobs", "2", "--device", "cpu", "--minutes", "0.001", "--quiet"]
+    status, out, err = run(capsys, "reproduce", "loss_ablation", *options, "--runs", str(tmp_path / "runs"))
+    over = "livt: the 0.001 minutes are over; the same command goes on from the last saved epochs\n"
+    assert (status, out, err) == (0, "no finished run\n", over)
+
+
+@pytest.mark.slow
 def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     """Two experiments in order; the limit comes in the midst, the table and the archive have what is there."""
     runs, archive = tmp_path / "runs", tmp_path / "runs.tar"

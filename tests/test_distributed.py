@@ -149,6 +149,7 @@ def test_processes_that_cannot_share_a_batch_are_refused_before_training(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_loading_process_ends_training_with_one_line_and_the_run_goes_on(tmp_path, monkeypatch):
     prepare(tmp_path / "data")
     monkeypatch.setenv("LIVT_DATA", str(tmp_path / "data"))

@@ -167,6 +167,7 @@ def test_torchrun_is_for_one_run(capsys, tmp_path, monkeypatch, executor):
 # ---------------------------------------------------------------- jobs on this machine, without SLURM
 
 
+@pytest.mark.slow  # SLURM's own test trains the same
 def test_jobs_train_what_processes_train_each_run_once(pool, tmp_path):
     store = RunStore(tmp_path)
     four = recipes("loss_ablation", "smoke", [0])
