@@ -130,9 +130,12 @@ class BinaryCrossEntropy(_LogitBiasLoss):
         if targets.is_floating_point():
             terms = torch.lerp(F.logsigmoid(-logits), F.logsigmoid(logits), targets.to(logits.dtype))
             return -terms.sum() / len(logits)
-        label = targets.long()[:, None]
-        rejected = logits.scatter(1, label, -logits.gather(1, label))  # each class's evidence against its target
-        return -F.logsigmoid(-rejected).sum() / len(logits)
+        label = targets.long()
+        own = logits[torch.arange(len(logits), device=logits.device), label]
+        # Each class's evidence for the target. A sum of logits and bias is this module's own, and is changed in place.
+        against = (torch.neg if self.exact_bias is None else torch.neg_)(logits)
+        evidence = against.scatter_(1, label[:, None], own[:, None])
+        return -F.logsigmoid(evidence).sum() / len(logits)
 
 
 class BalancedCrossEntropy(CrossEntropy):

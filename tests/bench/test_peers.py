@@ -2,17 +2,18 @@
 
 The peers are ``transformers.ViTMAEForPreTraining`` and timm's ViT with PyTorch's own BCE, as their users write them, at
 the same sizes, data, precision and optimiser. Each figure comes with its share of the rate at which this machine
-multiplies matrices in the same run. Then what each switch is worth, on and off, and how fast images come from files.
-Labels: images per second; share of that rate in percent; memory in MB: on a GPU the peak, on a CPU what the step keeps
-for its backward pass.
+multiplies matrices in the same run. Memory is the peak of a step on a GPU; on a CPU, what the step keeps for its
+backward pass. Then how fast images come from files, and what each switch is worth, on and off.
 """
 
 import io
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from statistics import median
 
 import folders
 import pytest
@@ -51,7 +52,7 @@ SHAPES = {
             "pretrain.decoder_depth": 8,
             "pretrain.decoder_heads": 16,
         },
-        4,
+        16,  # of few images, the optimiser's part of the time would be far from that of training
         256,
     ),
 }
@@ -150,12 +151,19 @@ def peer_step(recipe: Recipe, stage: str, count: int) -> Callable[[], float]:
     return step
 
 
+def flops_of(step: Callable[[], float]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        assert math.isfinite(step())
+    return counter.get_total_flops()
+
+
 def memory_of(step: Callable[[], float]) -> float:
-    """Return the memory of a step in MB."""
+    """Return in MB what a step takes beyond what is held before it."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
         step()
-        return torch.cuda.max_memory_allocated() / 1e6
+        return (torch.cuda.max_memory_allocated() - held) / 1e6
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -168,53 +176,34 @@ def memory_of(step: Callable[[], float]) -> float:
     return sum(kept.values()) / 1e6
 
 
-def measure(benchmark, step: Callable[[], float], count: int, precision: str, flops: int | None = None) -> None:
-    """Time a step and label it; ``flops`` None counts its floating-point operations."""
-    if flops is None:
-        with FlopCounterMode(display=False) as counter:
-            assert torch.isfinite(torch.tensor(step()))
-        flops = counter.get_total_flops()
-        benchmark.extra_info["memory_mb"] = round(memory_of(step))
-    benchmark.pedantic(step, warmup_rounds=1, rounds=10 if count >= 64 else 4)
-    if benchmark.stats:  # none where benchmarks are switched off
-        seconds = benchmark.stats.stats.median
-        benchmark.extra_info["images_per_second"] = round(count / seconds, 1)
-        benchmark.extra_info["share_of_matrix_rate"] = round(100 * flops / seconds / matrix_rate(precision), 1)
+def labels_of(seconds: float, count: int, precision: str, flops: int, memory: float | None) -> dict[str, float | None]:
+    share = 100 * flops / seconds / matrix_rate(precision)
+    return {"images/s": count / seconds, "% of matrix rate": share, "MB": memory}
 
 
-@pytest.mark.parametrize("who", ["livt", "peer"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_step_beside_a_peer(benchmark, shape, stage, precision, who):
+def test_step_beside_a_peer(benchmark, side_by_side, shape, stage, precision):
+    """In bfloat16 also beside the peer in its default precision."""
     benchmark.group = f"{stage}, {shape}, {precision}, {DEVICE.type}"
-    recipe, count = recipe_of(shape, precision), SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
-    measure(benchmark, (our_step if who == "livt" else peer_step)(recipe, stage, count), count, precision)
+    count = SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
+    recipe = recipe_of(shape, precision)
+    steps = {"livt": our_step(recipe, stage, count), "peer": peer_step(recipe, stage, count)}
+    if precision != "float32":
+        steps["peer in float32"] = peer_step(recipe_of(shape, "float32"), stage, count)
+    costs = {name: (flops_of(step), memory_of(step)) for name, step in steps.items()}
+
+    def label(name: str, seconds: float) -> dict[str, float | None]:
+        return labels_of(seconds, count, "float32" if name.endswith("float32") else precision, *costs[name])
+
+    side_by_side(steps.pop("livt"), steps, 10 if count >= 64 else 3, label)
 
 
-@pytest.mark.parametrize(
-    "switch", ["as trained", "compiled", "AdamW not fused", "the other attention", "checkpointing"]
-)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-@pytest.mark.parametrize("shape", SHAPES if DEVICE.type == "cuda" else list(SHAPES)[:1])  # minutes each on a CPU
-def test_what_a_switch_is_worth(benchmark, shape, stage, precision, switch):
-    benchmark.group = f"switches: {stage}, {shape}, {precision}, {DEVICE.type}"
-    recipe, count = recipe_of(shape, precision), SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
-    with FlopCounterMode(display=False) as counter:
-        our_step(recipe, stage, count)()
-    step = our_step(recipe, stage, count, switch)
-    step()
-    benchmark.extra_info["memory_mb"] = (
-        round(memory_of(step)) if switch != "compiled" or DEVICE.type == "cuda" else None
-    )
-    measure(benchmark, step, count, precision, counter.get_total_flops())
-
-
-@pytest.mark.benchmark(group="images from files, 341 x 256 JPEG of about 24 KB to 224 px, one loading process")
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "evaluation"])
 @pytest.mark.parametrize("form", ["tree", "shards"])
-def test_images_from_files(benchmark, tmp_path, monkeypatch, form, stage):
+def test_images_from_files(benchmark, side_by_side, tmp_path, monkeypatch, form, stage):
+    benchmark.group = f"{stage} from {form}, JPEG of 341 x 256 and about 24 KB to 224 px, one loading process"
     monkeypatch.setattr(folders, "picture", photograph)
     folders.prepare(tmp_path, form)
     monkeypatch.setenv("LIVT_DATA", str(tmp_path))
@@ -234,9 +223,7 @@ def test_images_from_files(benchmark, tmp_path, monkeypatch, form, stage):
         return sum(len(labels) for step in batches.epoch(0) for _, labels in step)
 
     count = epoch()
-    benchmark.pedantic(epoch, rounds=3)
-    if benchmark.stats:
-        benchmark.extra_info["images_per_second"] = round(count / benchmark.stats.stats.median, 1)
+    side_by_side(epoch, {}, 3, lambda _, seconds: {"images/s": count / seconds})
 
 
 def photograph(label: int, number: int) -> bytes:
@@ -248,9 +235,9 @@ def photograph(label: int, number: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.benchmark(group="waiting for files while training, base/16 at 224 px")
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_waiting_for_files(benchmark, tmp_path, monkeypatch, stage):
+def test_waiting_for_files(benchmark, side_by_side, tmp_path, monkeypatch, stage):
+    benchmark.group = f"{stage}, base/16 at 224 px, waiting for files, {DEVICE.type}"
     monkeypatch.setattr(folders, "picture", photograph)
     folders.prepare(tmp_path, "shards")
     monkeypatch.setenv("LIVT_DATA", str(tmp_path))
@@ -274,14 +261,35 @@ def test_waiting_for_files(benchmark, tmp_path, monkeypatch, stage):
 
     steps = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
 
+    waits = []
+
     def some_steps() -> None:
+        waited = batches.waited
         losses = EpochLoss(0, "bench")
         for step in itertools.islice(steps, 7 if DEVICE.type == "cuda" else 4):
             losses.add(take_step(optimizer, loss_of, step, lr=1e-5, settings=settings))
         losses.mean()
+        waits.append(batches.waited - waited)
 
     some_steps()
-    batches.waited = 0.0
-    benchmark.pedantic(some_steps, rounds=3)
-    if benchmark.stats:
-        benchmark.extra_info["waiting_percent"] = round(100 * batches.waited / benchmark.stats.stats.total, 1)
+    side_by_side(some_steps, {}, 3, lambda _, seconds: {"% waiting": 100 * median(waits[-3:]) / seconds})
+
+
+@pytest.mark.parametrize("switch", ["compiled", "AdamW not fused", "the other attention", "checkpointing"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("shape", SHAPES if DEVICE.type == "cuda" else list(SHAPES)[:1])  # minutes each on a CPU
+def test_what_a_switch_is_worth(benchmark, side_by_side, shape, stage, precision, switch):
+    """The operations are those of the step as trained: what checkpointing repeats is not counted."""
+    benchmark.group = f"{switch}: {stage}, {shape}, {precision}, {DEVICE.type}"
+    recipe, count = recipe_of(shape, precision), SHAPES[shape][2 if DEVICE.type == "cuda" else 1]
+    steps = {"livt": our_step(recipe, stage, count), "switched": our_step(recipe, stage, count, switch)}
+    steps["switched"]()  # compiles
+    flops = flops_of(steps["livt"])
+    unseen = switch == "compiled" and DEVICE.type == "cpu"  # what compiled code keeps there, no hook sees
+    memory = {name: None if unseen and name == "switched" else memory_of(step) for name, step in steps.items()}
+
+    def label(name: str, seconds: float) -> dict[str, float | None]:
+        return labels_of(seconds, count, precision, flops, memory[name])
+
+    side_by_side(steps.pop("livt"), steps, 10 if count >= 64 else 3, label)

@@ -1,0 +1,62 @@
+"""Times side by side, and after pytest-benchmark's tables what they come to."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import pytest
+
+RATIO = "livt is times as fast"
+ROWS = pytest.StashKey[dict[str, dict[str, dict[str, float]]]]()
+
+
+@pytest.fixture
+def side_by_side(benchmark) -> Callable[..., None]:
+    """Time a step, and before each of its rounds each of some others: a machine whose speed drifts favours none.
+
+    ``label`` makes of a name ("livt" for the step itself) and its seconds what is said of it: {unit: number}.
+    """
+
+    def time_them(
+        step: Callable[[], object],
+        others: Mapping[str, Callable[[], object]],
+        rounds: int,
+        label: Callable[[str, float], Mapping[str, float | None]] = lambda name, seconds: {},
+    ) -> None:
+        times: dict[str, list[float]] = {name: [] for name in others}
+
+        def time_others() -> None:
+            for name, other in others.items():
+                start = time.perf_counter()
+                other()
+                times[name].append(time.perf_counter() - start)
+
+        benchmark.pedantic(step, setup=time_others, warmup_rounds=1, rounds=rounds)
+        if not benchmark.stats:  # benchmarks are switched off
+            return
+        ours = list(benchmark.stats.stats.data)
+        for name, taken in {"livt": ours, **{name: taken[-rounds:] for name, taken in times.items()}}.items():
+            row = {"ms": 1e3 * median(taken), **label(name, median(taken))}
+            if name != "livt":
+                row[RATIO] = median(b / a for a, b in zip(ours, taken, strict=True))
+            benchmark.extra_info[name] = {unit: float(f"{x:.3g}") for unit, x in row.items() if x is not None}
+
+    return time_them
+
+
+@pytest.fixture(autouse=True)
+def keep_rows(request, benchmark):
+    """Keep what a benchmark says of its rows until the end."""
+    yield
+    if benchmark.extra_info:
+        request.config.stash.setdefault(ROWS, {})[benchmark.group] = dict(benchmark.extra_info)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for group, rows in config.stash.get(ROWS, {}).items():
+        terminalreporter.section(group)
+        for name, row in rows.items():
+            parts = [f"{x:g} {unit}" for unit, x in row.items() if unit != RATIO]
+            if RATIO in row:
+                parts.append(f"livt is {row[RATIO]:.2f} x as fast")
+            terminalreporter.write_line(f"{name:20} {', '.join(parts)}")
