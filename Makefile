@@ -46,7 +46,8 @@ check: $(STAMP) ## lint and type-check
 
 bench: $(STAMP) ## speed of the losses and of training steps beside their peers, as ratios within one run
 	$(BIN)/python -m pip install --quiet 'transformers>=4.50'
-	$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name \
+		$(if $(RECORD),--benchmark-json=$(RECORD))
 
 # The bench has 6 minutes, and whatever becomes of it, the training starts.
 gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP)) ## on a GPU: measure speed, train what profile gpu shows in MINUTES, export it to gpu_runs.tar

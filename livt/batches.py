@@ -25,6 +25,7 @@ from livt.images import DataError, FileSplit, Split
 
 EVALUATION_BATCH, FILE_EVALUATION_BATCH = 1000, 256
 _Loaded = tuple[Tensor, Tensor] | DataError
+_WARNINGS = {signal.SIGTERM, signal.SIGUSR2} if sys.platform == "linux" else set()  # a cluster's, that a node is lost
 
 
 class TrainingBatches:
@@ -235,9 +236,6 @@ def _ignore_signals(_: int) -> None:
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, _WARNINGS)
         threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-_WARNINGS = {signal.SIGTERM, *([signal.SIGUSR2] if sys.platform == "linux" else [])}
 
 
 def _wait_for_parent() -> None:

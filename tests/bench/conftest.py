@@ -2,10 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from statistics import median
 
 import pytest
+import torch
 
+from livt.runs import environment
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RATIO = "livt is times as fast"
 ROWS = pytest.StashKey[dict[str, dict[str, dict[str, float]]]]()
 
@@ -50,6 +56,16 @@ def keep_rows(request, benchmark):
     yield
     if benchmark.extra_info:
         request.config.stash.setdefault(ROWS, {})[benchmark.group] = dict(benchmark.extra_info)
+
+
+def pytest_benchmark_update_json(config, output_json):
+    """Keep what the times come to and where they were taken, not each time and the name of the machine."""
+    where = environment(DEVICE, wall_time_s=1, images=0, waited_s=0)
+    kept = ("commit", "dirty", "packages", "finished", "python", "device", "threads")
+    if find_spec("transformers"):
+        where["packages"]["transformers"] = version("transformers")
+    output_json.clear()
+    output_json |= {key: where[key] for key in kept} | {"groups": config.stash.get(ROWS, {})}
 
 
 def pytest_terminal_summary(terminalreporter, config):
