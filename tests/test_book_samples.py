@@ -1,5 +1,6 @@
 """The prose chapters of the book: their Python samples run, their commands parse, their statements fit the recipes."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -124,3 +125,56 @@ def test_prose_quotes_the_published_tables():
         accuracy: pd.Series = published(f"official_logs/finetune_{log}").test_acc1
         assert f"| {accuracy.max():.2f} | {accuracy.iloc[-1]:.2f} |" in deviations, log
     assert published("official_logs/pretrain_imagenet_lt_vitb224").train_lr.max() == pytest.approx(6e-4, rel=1e-3)
+
+
+def test_how_fast_a_step_is_is_what_its_record_says():
+    groups = json.loads((ROOT / "book" / "speed.json").read_text(encoding="utf-8"))["groups"]
+    text = " ".join((ROOT / "book" / "rerun.md").read_text(encoding="utf-8").split())
+    ratio = "livt is times as fast"
+
+    def rate(row):
+        return f"{row['images/s']:.0f}" if row["images/s"] >= 10 else f"{row['images/s']:.1f}"
+
+    for shape in ("tiny/8 at 64 px", "base/16 at 224 px"):
+        for stage, title in (("pretrain", "MAE"), ("finetune", "fine-tuning")):
+            cells = [f"{title}, ViT-{shape.capitalize()}"]
+            for precision in ("float32", "bfloat16"):
+                rows = groups[f"{stage}, {shape}, {precision}, cpu"]
+                share = rows["livt"]["% of matrix rate"]
+                cells += [f"{rate(rows['livt'])} img/s ({share:.0f} %)", rate(rows["peer"])]
+                cells.append(f"{rows['peer'][ratio]:.2f}")
+            assert f"| {' | '.join(cells)} | {rows['peer in float32'][ratio]:.2f} |" in text
+
+    def times(switch, *precisions):
+        """Return the least and the greatest time with a switch turned, in times of that without."""
+        found = [
+            groups[f"{switch}: {stage}, tiny/8 at 64 px, {precision}, cpu"]["switched"][ratio]
+            for precision in precisions
+            for stage in ("pretrain", "finetune")
+        ]
+        return min(found), max(found)
+
+    def loaded(stage):
+        form = f"{stage} from shards, JPEG of 341 x 256 and about 24 KB to 224 px, one loading process"
+        return groups[form]["livt"]["images/s"]
+
+    least, most = times("the other attention", "bfloat16")
+    assert f"fused attention takes {least:.1f} to {most:.1f} times the time" in text
+    least, most = times("compiled", "bfloat16")
+    assert f"compilation saves {100 * (1 - most):.0f} to {100 * (1 - least):.0f} % of a bfloat16 step" in text
+    least, most = times("compiled", "float32")
+    assert 0.99 < least <= most
+    assert f"costs up to {100 * (most - 1):.0f} % of a float32 one" in text
+    least, most = times("AdamW not fused", "float32", "bfloat16")
+    assert 0.97 < least <= most < 1.03
+    assert "fused AdamW changes nothing" in text
+    least, most = times("checkpointing", "float32", "bfloat16")
+    assert f"checkpointing takes {100 * (least - 1):.0f} to {100 * (most - 1):.0f} % more time" in text
+    for peer, name in (("BCE", "plain BCE"), ("torch BCE", "PyTorch's own")):
+        rows = groups[f"Bal-BCE beside {peer}, forward and backward, [1024, 8142], float32, cpu"]
+        assert f"{1 / rows[peer][ratio]:.2f} times as long as {name}" in text
+    assert "decodes and crops about 500 images a second from shards for pretraining, and 360 with RandAugment" in text
+    assert (loaded("pretrain"), loaded("finetune")) == pytest.approx((500, 360), rel=0.1)
+    waiting = [groups[f"{s}, base/16 at 224 px, waiting for files, cpu"]["livt"] for s in ("pretrain", "finetune")]
+    assert max(row["% waiting"] for row in waiting) < 1
+    assert "less than 1 % of its time" in text
