@@ -21,8 +21,12 @@ import torch
 from check import check_notebooks, compare_promoted, reader
 
 from livt.__main__ import PROFILE_NAMES
-from livt.experiments import everything, train_all
-from livt.runs import RunError, RunStore, read_promoted, write_atomically
+from livt.lab.experiments import everything
+from livt.lab.failures import RunError
+from livt.lab.files import write_atomically
+from livt.lab.promoted import read_promoted
+from livt.lab.runs import RunStore
+from livt.lab.train import train_all
 
 BOOK = Path(__file__).resolve().parent
 SOURCES = BOOK.parent / "notebooks"

@@ -25,7 +25,8 @@ import numpy as np
 from bs4 import BeautifulSoup, Tag
 from scipy import stats
 
-from livt.runs import Record, RunError, RunStore
+from livt.lab.failures import RunError
+from livt.lab.runs import Record, RunStore
 
 # Sums in another order differ by less than this; a text is right for any value so close.
 ROUNDING = 1e-9

@@ -11,12 +11,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from livt import experiments, plots
-from livt.experiments import results
-from livt.paper import LOSS_NAMES
-from livt.recipes import PROFILES
-from livt.report import plain, published_panels, verdict_sentence
-from livt.runs import Record, dump_json, read_promoted, sha256
+from livt.companion import plots
+from livt.companion.frames import published_panels, verdict_sentence
+from livt.companion.published import LOSS_NAMES
+from livt.companion.report import plain
+from livt.lab import experiments
+from livt.lab.experiments import results
+from livt.lab.files import dump_json, sha256
+from livt.lab.promoted import read_promoted
+from livt.lab.runs import Record
+from livt.lab.suites import PROFILES
 
 BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"

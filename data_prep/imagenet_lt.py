@@ -22,7 +22,7 @@ from prepare import Contents, Plan, prepare, run, tree_parser
 from sources import ImageList, entries_of, list_plan, read_list
 from storage import PrepareError
 
-from livt.paper import published
+from livt.companion.published import published
 
 OBTAIN = (
     "ImageNet is at https://image-net.org/download.php after registration, the lists are in data/ImageNet_LT of "

@@ -22,7 +22,7 @@ from prepare import prepare, run, tree_parser
 from sources import ImageList, is_safe, list_plan, read_list
 from storage import PrepareError
 
-from livt.paper import published
+from livt.companion.published import published
 
 OBTAIN = (
     "images and annotations are at https://github.com/visipedia/inat_comp/tree/master/2018 (train_val2018.tar.gz, "

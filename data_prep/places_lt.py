@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from prepare import prepare, run, tree_parser
 from sources import list_plan, read_list
 
-from livt.paper import published
+from livt.companion.published import published
 
 OBTAIN = (
     "Places365-Standard is at http://places2.csail.mit.edu/download.html, the lists are in data/Places_LT of "

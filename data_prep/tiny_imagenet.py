@@ -22,7 +22,7 @@ from prepare import Contents, Plan, parser, prepare, run
 from sources import Archive, check_counts, fetched, members
 from storage import Entry, PrepareError
 
-from livt.paper import published
+from livt.companion.published import published
 
 ARCHIVE = Archive(
     url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",

@@ -10,63 +10,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from livt import __version__
+from livt.lab.experiments import EXPERIMENTS
+from livt.lab.recipes import RECIPES
+from livt.lab.suites import RENAMED, SUITES
 
 # Heavy modules (torch, timm, pandas) are imported by the command that needs them: --help answers at once.
-
-RECIPE_NAMES = (
-    "smoke",
-    "digit_pairs",
-    "digit_pairs_short",
-    "tiny_imagenet_lt",
-    "tiny_imagenet_lt_short",
-    "tiny_imagenet_lt_10",
-    "tiny_imagenet_lt_20",
-    "tiny_imagenet_lt_50",
-    "tiny_imagenet_lt_100",
-    "tiny_imagenet_balanced",
-    "cifar10_lt_10",
-    "cifar10_lt_50",
-    "cifar10_lt_100",
-    "cifar10_lt_10_official",
-    "cifar10_lt_50_official",
-    "cifar10_lt_100_official",
-    "cifar100_lt_10",
-    "cifar100_lt_50",
-    "cifar100_lt_100",
-    "cifar100_lt_10_official",
-    "cifar100_lt_50_official",
-    "cifar100_lt_100_official",
-    "imagenet_bal",
-    "imagenet_bal_384",
-    "imagenet_lt",
-    "imagenet_lt_384",
-    "imagenet_lt_official",
-    "imagenet_lt_384_official",
-    "inat18",
-    "inat18_384",
-    "inat18_official",
-    "inat18_384_official",
-    "places_lt",
-    "places_lt_384",
-    "places_lt_official",
-    "places_lt_384_official",
-)
-PROFILE_NAMES = ("smoke", "cpu", "gpu", "paper")
-EXPERIMENT_NAMES = (
-    "loss_ablation",
-    "model_size",
-    "recipes_lt_vs_balanced",
-    "ablations",
-    "anatomy",
-    "equal_compute",
-    "paper_vs_code",
-    "controls",
-)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"livt: error: {message} (see {self.prog} --help)\n")
+
+
+class _Renamed(argparse.Action):
+    """An option that has another name now: using it is an error that says which."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        name = RENAMED.get(self.dest, self.dest)
+        parser.error(f"--{self.dest} is now --{name}: give --{name} {RENAMED.get(values, values)}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,12 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpointing", action="store_true", help="compute activations again for the gradient: less memory, slower"
     )
     training.add_argument("--tensorboard", default="", metavar="DIR", help="also log each epoch for TensorBoard there")
-    seeds = "0,1,2"
 
     for stage, text in (("pretrain", "MGP: train a masked autoencoder"), ("finetune", "BFT: train a classifier")):
         sub = commands.add_parser(stage, help=text, description=text, parents=[common, training])
-        names = f"a named recipe: {', '.join(RECIPE_NAMES)}"
-        sub.add_argument("recipe", choices=RECIPE_NAMES, metavar="RECIPE", help=names)
+        names = f"a named recipe: {', '.join(RECIPES)}"
+        sub.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=names)
         sub.add_argument(
             "--set",
             action="append",
@@ -113,9 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train what an experiment lacks, then print one row per run.",
         parents=[common, training],
     )
-    sub.add_argument("experiment", nargs="+", choices=EXPERIMENT_NAMES, help="in the order to train them")
-    sub.add_argument("--profile", choices=PROFILE_NAMES, default="cpu", help="how much to train (default: cpu)")
-    sub.add_argument("--seeds", default=seeds, help=f"comma-separated (default: {seeds})")
+    sub.add_argument("experiment", nargs="+", choices=EXPERIMENTS, help="in the order to train them")
+    sub.add_argument("--suite", choices=SUITES, default="digits", help="the data to train on (default: digits)")
+    sub.add_argument("--profile", action=_Renamed, help=argparse.SUPPRESS)
+    sub.add_argument("--seeds", default=None, help="comma-separated, such as 0,1,2 (default: those of the suite)")
     sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per GPU or CPU core)")
     sub.add_argument(
         "--executor",
@@ -145,6 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("other", help="the run to compare it with")
     sub = actions.add_parser("verify", help="check every file of runs", parents=[common])
     sub.add_argument("run", nargs="*", help="runs (default: all)")
+    sub.add_argument(
+        "--retrain",
+        action="store_true",
+        help="also train each again, and say whether the result is equal to the bit; a run or a promoted record keeps "
+        "the proof",
+    )
+    sub.add_argument("--device", default="auto", help="where to train again: auto (default), cpu, cuda, cuda:N or mps")
     sub = actions.add_parser("promote", help="write runs as records for the book", parents=[common])
     sub.add_argument("run", nargs="+", help="runs to promote")
     sub.add_argument("--to", default="book/results", metavar="DIR", help="where (default: book/results)")
@@ -185,15 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_known(error: Exception) -> bool:
     """Tell a user's mistake, or a state of the machine that the message explains, from a defect of this program."""
+    from livt.lab.failures import RunError, is_out_of_memory
     from livt.optim import NonFiniteLossError
-    from livt.runs import RunError, is_out_of_memory
 
     return isinstance(error, ValueError | RunError | NonFiniteLossError | OSError) or is_out_of_memory(error)
 
 
 def _message(error: Exception) -> str:
     """Return what to tell the user of a known error."""
-    from livt.runs import RunError, is_out_of_memory
+    from livt.lab.failures import RunError, is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         kept = "saved epochs and finished runs are kept, and with more room the same command goes on from them"
@@ -217,7 +185,6 @@ def _run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from livt.config import with_overrides
-    from livt.recipes import RECIPES
 
     overrides = {}
     for item in options.set:
@@ -231,22 +198,29 @@ def _train(options: argparse.Namespace) -> int:
     import torch
 
     from livt.distributed import is_leader, process_group
-    from livt.executors import usable_device
-    from livt.finetune import finetune
-    from livt.pretrain import pretrain
-    from livt.runs import RunStore
+    from livt.lab.find import tell_of_other_code
+    from livt.lab.plan import usable_device
+    from livt.lab.runs import RunStore
+    from livt.lab.stages import train
+
+    def train_all(stage: str) -> None:
+        """Train a stage after those that it starts from."""
+        for need in recipe.needs(stage):
+            train_all(need)
+        record = train(stage, recipe, store, device=str(device), progress=not options.quiet, engine=engine)
+        if is_leader():
+            print(f"{record.id}: {_outcome(record.result)}")
 
     store = RunStore(options.runs, options.tensorboard)
     with process_group(torch.device(usable_device(options.device))) as device:
-        how = {"device": str(device), "progress": not options.quiet, "engine": engine}
-        say = print if is_leader() else lambda _: None
-        if options.command == "pretrain" or recipe.pretrain is not None:
-            record = pretrain(recipe, store, **how)
-            say(f"{record.id}: training loss {record.result['train_loss']:.4f}")
-        if options.command == "finetune":
-            record = finetune(recipe, store, **how)
-            say(f"{record.id}: {_scores(record.result)}")
+        if is_leader():
+            tell_of_other_code([recipe], store)
+        train_all("pretrain" if options.command == "pretrain" else recipe.last_stage)
     return 0
+
+
+def _outcome(result: Mapping[str, Any]) -> str:
+    return _scores(result) if "accuracy" in result else f"training loss {result['train_loss']:.4f}"
 
 
 def _engine(options: argparse.Namespace):
@@ -255,15 +229,16 @@ def _engine(options: argparse.Namespace):
     return Engine(workers=options.workers, compile=options.compile, checkpointing=options.checkpointing)
 
 
-def _scores(result: dict) -> str:
+def _scores(result: Mapping[str, Any]) -> str:
     names = ("accuracy", "many", "medium", "few", "ece", "mce")
     return ", ".join(f"{name} {'-' if result[name] is None else f'{result[name]:.1f}'}" for name in names)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from livt.executors import usable_device
-    from livt.finetune import stored_logits, summarize
-    from livt.runs import RunStore
+    from livt.evaluate import summarize
+    from livt.lab.plan import usable_device
+    from livt.lab.runs import RunStore
+    from livt.lab.stored import stored_logits
 
     store = RunStore(options.runs)
     record = store.load(store.find(options.run))
@@ -280,19 +255,19 @@ def _reproduce(options: argparse.Namespace) -> int:
             "reproduce starts its own processes: run it without torchrun; to train one run on several GPUs, torchrun "
             "pretrain or finetune, or take --executor slurm"
         )
-    from livt.archive import export_runs
-    from livt.executors import TimeIsUp, parse_parameters, usable_device
-    from livt.experiments import recipes, table_of, train_all
-    from livt.runs import RunError, RunStore, write_atomically
+    from livt.lab.archive import export_runs
+    from livt.lab.experiments import recipes
+    from livt.lab.failures import RunError
+    from livt.lab.files import write_atomically
+    from livt.lab.plan import TimeIsUp, usable_device
+    from livt.lab.results import table_of
+    from livt.lab.runs import RunStore
+    from livt.lab.slurm import parse_parameters
+    from livt.lab.train import train_all
 
     target = _new_file("--csv", options.csv) if options.csv else None
     archive = _new_file("--export", options.export) if options.export else None
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        raise ValueError(f"--seeds {options.seeds}: expected whole numbers such as 0,1,2") from None
-    if len(set(seeds)) != len(seeds):
-        raise ValueError(f"--seeds {options.seeds}: a seed appears twice")
+    seeds = None if options.seeds is None else _seeds(options.seeds)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, not {options.jobs}")
     if options.minutes is not None and not options.minutes > 0:
@@ -317,25 +292,35 @@ def _reproduce(options: argparse.Namespace) -> int:
     failure = None
     try:
         for name in options.experiment:
-            train_all(recipes(name, options.profile, seeds), store, **how)
+            train_all(recipes(name, options.suite, seeds), store, **how)
     except TimeIsUp:
         kept = "the same command goes on from the last saved epochs"
         print(f"livt: the {options.minutes:g} minutes are over; {kept}", file=sys.stderr)
     except RunError as error:  # what is finished is shown and kept all the same
         failure = error
-    table = table_of(options.experiment, options.profile, seeds, store)
+    table = table_of(options.experiment, options.suite, store, seeds)
     if len(table):
         print(table.to_string(index=False, float_format="{:.1f}".format, na_rep="-"))
     elif failure is None:
         print("no finished run")
     if target and (len(table) or failure is None):
         write_atomically(target, table.to_csv(index=False).encode())
-    if archive and len(table):
-        export_runs(store, sorted(set(table["run"])), archive)
+    if archive and any(map(store.is_finished, table["run"])):
+        export_runs(store, sorted(filter(store.is_finished, set(table["run"]))), archive)
         print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
     if failure is not None:
         raise failure
     return 0
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds {text}: expected whole numbers such as 0,1,2") from None
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds {text}: a seed appears twice")
+    return seeds
 
 
 def _new_file(option: str, name: str) -> Path:
@@ -347,8 +332,11 @@ def _new_file(option: str, name: str) -> Path:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from livt.archive import export_runs, import_runs
-    from livt.runs import RunError, RunStore, dump_json, promote
+    from livt.lab.archive import export_runs, import_runs
+    from livt.lab.failures import RunError
+    from livt.lab.files import dump_json
+    from livt.lab.promoted import promote
+    from livt.lab.runs import RunStore
 
     store = RunStore(options.runs)
     match options.action:
@@ -366,7 +354,7 @@ def _runs(options: argparse.Namespace) -> int:
                 print(f"{run_id}: exported")
             print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
         case "model":
-            from livt.finetune import save_for_timm
+            from livt.lab.stored import save_for_timm
 
             record = store.load(store.find(options.run))
             save_for_timm(record, store, Path(options.to))
@@ -379,6 +367,8 @@ def _runs(options: argparse.Namespace) -> int:
         case "promote":
             for name in options.run:
                 print(promote(store, store.find(name), Path(options.to)))
+        case _ if options.retrain:
+            return _retrain(options, store)
         case _:
             status = 0
             for run_id in [store.find(name) for name in options.run] or store.ids():
@@ -392,8 +382,22 @@ def _runs(options: argparse.Namespace) -> int:
     return 0
 
 
+def _retrain(options: argparse.Namespace, store) -> int:
+    from livt.lab.plan import usable_device
+    from livt.lab.retrain import known_run, retrain
+
+    if not options.run:
+        raise ValueError("--retrain trains runs again, which takes as long as before: name those to train")
+    device, status = usable_device(options.device), 0
+    for run_id in [known_run(name, store) for name in options.run]:
+        equal, said = retrain(run_id, store, device=device)
+        print(f"{run_id}: {said}")
+        status |= not equal
+    return status
+
+
 def _describe(store, run_id: str) -> str:
-    from livt.runs import RunError
+    from livt.lab.failures import RunError
 
     if not store.is_finished(run_id):
         return f"{run_id}  unfinished, {store.progress(run_id)} epochs"
@@ -403,18 +407,19 @@ def _describe(store, run_id: str) -> str:
         return f"{run_id}  {error}"
     config = record.config
     what = f"{config['data']['name']}, {config['model']['size']}, seed {config['seed']}"
-    if record.stage == "pretrain":
-        return f"{run_id}  {what}: training loss {record.result['train_loss']:.4f}"
-    return f"{run_id}  {what}, {config['finetune']['loss']}: {_scores(record.result)}"
+    loss = f", {config['finetune']['loss']}" if "finetune" in config else ""
+    return f"{run_id}  {what}{loss}: {_outcome(record.result)}"
 
 
 def _compare(a, b) -> Iterator[str]:
     """Yield the lines that lay two records side by side: settings and environment that differ, all single results."""
+    from livt.lab.files import flat
+
     missing = object()
     rows = [["", a.id, b.id, "difference"]]
     for part in ("config", "result", "environment"):
         rows.append([{"config": "settings", "result": "results"}.get(part, part)])
-        left, right = dict(_flat(getattr(a, part))), dict(_flat(getattr(b, part)))
+        left, right = dict(flat(getattr(a, part))), dict(flat(getattr(b, part)))
         for path in sorted(left | right):
             pair = left.get(path, missing), right.get(path, missing)
             if pair[0] == pair[1] and (part != "result" or isinstance(pair[0], list)):
@@ -429,15 +434,6 @@ def _compare(a, b) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(4)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)).rstrip()
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a nested mapping as (dotted path, value)."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield above + key, value
 
 
 def _cell(value: Any, form: str) -> str:

@@ -34,14 +34,23 @@ MODEL_SIZES = {
     "pico": (32, 2, 2),
     "micro": (64, 2, 4),
     "nano": (64, 4, 4),
+    "mini": (96, 4, 3),
+    "midi": (128, 6, 4),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
 }
-LOSSES = ("ce", "bal_ce", "bce", "bal_bce")
+# stage: the stages that it starts from, where a recipe has them. A stage has the name of its section of the recipe;
+# ``livt.lab.stages`` says how each is trained.
+STAGES: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ("pretrain",)}
 STARTS = ("zero", "uniform", "prior")
 PRECISIONS = ("float32", "bfloat16")
+
+
+def since(run_format: int, default: Any) -> Any:
+    """Return a field that came in with a later format: at its default it is no part of a run's name."""
+    return dataclasses.field(default=default, metadata={"since": run_format})
 
 
 def _require(holds: bool, message: str) -> None:
@@ -73,6 +82,16 @@ class _Section:
         """Return plain JSON values."""
         return dataclasses.asdict(self)
 
+    def identity(self) -> dict[str, Any]:
+        """Return the JSON values that name a run: without fields at their default that came in after format 1."""
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("since", 1) > 1 and value == field.default:
+                continue
+            values[field.name] = value.identity() if isinstance(value, _Section) else value
+        return values
+
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
     """Return ``value`` as the field's type, so that 1 and 1.0 make one digest; refuse what does not fit."""
@@ -98,7 +117,7 @@ class DataConfig(_Section):
     ``imbalance_factor`` None takes the data set's own training counts (Tiny-ImageNet: those of ImageNet-LT);
     ``balanced`` spreads as many images evenly over the classes. ``image_size`` None keeps the native size; the large
     sets (``FILE_DATASETS``) have none. ``evaluation`` "validation" sets training images apart to choose settings by;
-    "test" is for reporting.
+    "test" is for reporting. ``validation_images`` are those of each class; the embedded sets have their own number.
     """
 
     name: str
@@ -107,6 +126,7 @@ class DataConfig(_Section):
     balanced: bool = False
     image_size: int | None = None
     evaluation: str = "test"
+    validation_images: int = since(2, 20)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,6 +143,7 @@ class DataConfig(_Section):
                 f"data.imbalance_factor {self.imbalance_factor:g} must lie between 1 and data.max_count "
                 f"{self.max_count}: the smallest class needs an image",
             )
+        _require(self.validation_images > 0, "data.validation_images must be positive")
         _require(self.image_size is None or self.image_size > 0, "data.image_size must be positive")
         _require(
             self.image_size is not None or self.name in DATASETS,
@@ -242,7 +263,7 @@ class PretrainConfig(StageConfig):
     decoder_depth: int
     decoder_heads: int
     probes: int = 0
-    data: DataConfig | None = None
+    data: DataConfig | None = since(2, None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,6 +279,8 @@ class PretrainConfig(StageConfig):
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(StageConfig):
     """BFT: the classifier, from the pretrained encoder or from scratch. ``tau`` scales a balanced loss's bias.
+
+    ``loss`` is a name of ``livt.losses.LOSSES``, where it is looked up before anything trains (``livt.losses.find``).
 
     ``start`` sets the bias of the untrained classifier. "zero", as the official code has it; "uniform" and "prior" give
     every image the training probabilities 1/C, or the class priors. The bias is never decayed.
@@ -277,12 +300,7 @@ class FinetuneConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.loss in LOSSES, f"finetune.loss {self.loss!r} is not one of {', '.join(LOSSES)}")
         _require(self.tau >= 0, f"finetune.tau must not be negative, not {self.tau}")
-        _require(
-            self.tau == 1 or self.loss.startswith("bal_"),
-            f"finetune.tau = {self.tau:g} has no effect on the plain loss {self.loss!r}",
-        )
         _require(self.start in STARTS, f"finetune.start {self.start!r} is not one of {', '.join(STARTS)}")
         _require(self.smoothing_target in STARTS[1:], "finetune.smoothing_target must be 'uniform' or 'prior'")
         _require(0 < self.layer_decay <= 1, f"finetune.layer_decay must lie in (0, 1], not {self.layer_decay}")
@@ -339,19 +357,35 @@ class Recipe(_Section):
     @property
     def pretrain_data(self) -> DataConfig:
         """The images of the pretraining stage."""
-        return self.data if self.pretrain is None or self.pretrain.data is None else self.pretrain.data
+        return self.data_of("pretrain")
+
+    @property
+    def last_stage(self) -> str:
+        """The stage whose run is the result of this recipe."""
+        return next(stage for stage in reversed(STAGES) if getattr(self, stage) is not None)
+
+    def data_of(self, stage: str) -> DataConfig:
+        """Return the images of a stage: its own, where its section has some, else those of the recipe."""
+        return getattr(getattr(self, stage), "data", None) or self.data
+
+    def needs(self, stage: str) -> list[str]:
+        """Return the stages that a stage of this recipe starts from."""
+        return [name for name in STAGES[stage] if getattr(self, name) is not None]
 
     def stage(self, stage: str) -> dict[str, Any]:
-        """Return the JSON configuration that decides the run of ``stage``, "pretrain" or "finetune"."""
-        values = {"format": RUN_FORMAT, "stage": stage, **self.to_dict()}
-        if stage == "pretrain":
-            _require(self.pretrain is not None, "this recipe trains from scratch: it has no pretraining stage")
-            del values["finetune"]
-            values["data"] = self.pretrain_data.to_dict()  # a recipe on these data themselves shares the run
-            del values["pretrain"]["data"]
-        elif values["pretrain"] and values["pretrain"]["data"] is None:
-            del values["pretrain"]["data"]  # what says nothing is not part of a run's name
-        return values
+        """Return the JSON configuration that decides the run of a stage: its section and those it starts from.
+
+        Raises ValueError where the recipe lacks the stage.
+        """
+        _require(getattr(self, stage) is not None, f"this recipe has no stage {stage!r}")
+        parts, waiting = set[str](), [stage]
+        while waiting:
+            parts.add(waiting[-1])
+            waiting += STAGES[waiting.pop()]
+        values = {key: value for key, value in self.identity().items() if key not in STAGES or key in parts}
+        values["data"] = self.data_of(stage).identity()  # a recipe on these images themselves shares the run
+        values[stage].pop("data", None)
+        return {"format": RUN_FORMAT, "stage": stage, **values}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The four losses of the paper: cross-entropy and binary cross-entropy, plain and balanced.
+"""The four losses of the paper, cross-entropy and binary cross-entropy, plain and balanced; the table of all losses.
 
 A balanced loss adds a fixed bias to the logits in training; the bias is left out at test (evaluate raw logits).
 
@@ -8,6 +8,9 @@ All arithmetic is float32 or wider, also under autocast.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,20 +48,6 @@ def balanced_bce_bias(class_counts: ArrayLike) -> Tensor:
     before = torch.cat((counts.new_zeros(1), counts.cumsum(0)[:-1]))
     after = torch.cat((counts.flip(0).cumsum(0).flip(0)[1:], counts.new_zeros(1)))
     return counts.log() - (before + after).log()
-
-
-def start_bias(loss: str, start: str, class_counts: ArrayLike, tau: float = 1.0) -> Tensor:
-    """Return the bias of an untrained classifier, float64 [C], for a ``start`` of "zero", "uniform" or "prior".
-
-    loss: "ce", "bal_ce", "bce" or "bal_bce". With "uniform" and "prior", scores of zero and the bias of a balanced loss
-    add up to training probabilities of 1/C, or of the class priors. A softmax has the former at zero.
-    """
-    counts = torch.from_numpy(check_class_counts(class_counts))
-    bias_of = balanced_bce_bias if loss.endswith("bce") else balanced_ce_bias
-    if start == "zero":
-        return torch.zeros(len(counts), dtype=torch.float64)
-    wanted = bias_of(counts if start == "prior" else torch.ones_like(counts))
-    return wanted - tau * bias_of(counts) if loss.startswith("bal_") else wanted
 
 
 class _LogitBiasLoss(nn.Module, ABC):
@@ -156,3 +145,89 @@ class BalancedBinaryCrossEntropy(BinaryCrossEntropy):
 
     def __init__(self, class_counts: ArrayLike, tau: float = 1.0) -> None:
         _LogitBiasLoss.__init__(self, balanced_bce_bias(class_counts), tau)
+
+
+# ---------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """An entry of the table: what a recipe's ``finetune.loss`` stands for.
+
+    create: from class counts [C] and tau, the module to train with, whose call takes logits and targets as above.
+    reads: what makes probabilities of its logits. bias: what it adds to the logits in training, float64 [C] from class
+    counts; None for nothing, and then tau must be 1. source: the paper that it is from.
+    """
+
+    name: str
+    title: str
+    create: Callable[[ArrayLike, float], nn.Module]
+    reads: Literal["softmax", "sigmoid"]
+    bias: Callable[[ArrayLike], Tensor] | None = None
+    source: str
+
+
+PAPER_LOSSES = ("ce", "bal_ce", "bce", "bal_bce")
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        Loss(
+            name="ce",
+            title="CE",
+            create=lambda class_counts, tau: CrossEntropy(),
+            reads="softmax",
+            source="the baseline of Table 5",
+        ),
+        Loss(
+            name="bal_ce",
+            title="Bal-CE",
+            create=BalancedCrossEntropy,
+            reads="softmax",
+            bias=balanced_ce_bias,
+            source="Ren et al., NeurIPS 2020; Menon et al., ICLR 2021; Theorem 1",
+        ),
+        Loss(
+            name="bce",
+            title="BCE",
+            create=lambda class_counts, tau: BinaryCrossEntropy(),
+            reads="sigmoid",
+            source="Touvron et al., ECCV 2022 (DeiT III)",
+        ),
+        Loss(
+            name="bal_bce",
+            title="Bal-BCE",
+            create=BalancedBinaryCrossEntropy,
+            reads="sigmoid",
+            bias=balanced_bce_bias,
+            source="Xu et al., CVPR 2023 (LiVT); Theorem 2",
+        ),
+    )
+}
+
+
+def find(name: str, tau: float = 1.0) -> Loss:
+    """Return the loss of a name. Raises ValueError for a name without an entry, and for a tau that it cannot use."""
+    if name not in LOSSES:
+        raise ValueError(f"finetune.loss {name!r} is not one of {', '.join(LOSSES)}")
+    if tau != 1 and LOSSES[name].bias is None:
+        raise ValueError(f"finetune.tau = {tau:g} has no effect on the loss {name!r}, which has no bias")
+    return LOSSES[name]
+
+
+def prior_bias(loss: Loss, class_counts: ArrayLike) -> Tensor:
+    """Return the logits, float64 [C], that the loss reads as the class priors."""
+    return balanced_bce_bias(class_counts) if loss.reads == "sigmoid" else balanced_ce_bias(class_counts)
+
+
+def start_bias(name: str, start: str, class_counts: ArrayLike, tau: float = 1.0) -> Tensor:
+    """Return the bias of an untrained classifier, float64 [C], for a ``start`` of "zero", "uniform" or "prior".
+
+    With "uniform" and "prior", scores of zero and what the loss ``name`` adds in training come to training
+    probabilities of 1/C, or of the class priors. A softmax has the former at zero.
+    """
+    loss = find(name, tau)
+    counts = torch.from_numpy(check_class_counts(class_counts))
+    if start == "zero":
+        return torch.zeros(len(counts), dtype=torch.float64)
+    wanted = prior_bias(loss, counts if start == "prior" else torch.ones_like(counts))
+    return wanted if loss.bias is None else wanted - tau * loss.bias(counts)

@@ -3,7 +3,7 @@
 Shapes: ``B`` batch, ``L`` patches, ``V`` visible patches, ``p`` patch size, ``D`` encoder width, ``E`` decoder width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -181,6 +181,11 @@ class MaskedAutoencoder(nn.Module):
 def _take(tokens: Tensor, index: Tensor) -> Tensor:
     """Return tokens[b, index[b, i]]: [B, L, D] and [B, V] give [B, V, D]."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's weights of a masked autoencoder's state dict, under the names of the encoder."""
+    return {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
 
 
 def load_mae_checkpoint(path: str | Path, *, num_heads: int, decoder_num_heads: int) -> MaskedAutoencoder:

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from livt.augment import Augment, one_cpu_thread, seed_everything
-from livt.batches import TrainingBatches
 from livt.config import Engine, PretrainConfig, Recipe
-from livt.data import check_fit, load_dataset
+from livt.data.augment import Augment
+from livt.data.batches import TrainingBatches
+from livt.data.seeds import one_cpu_thread, seed_everything
+from livt.data.sets import Dataset
 from livt.distributed import wrap
 from livt.mae import MaskedAutoencoder
 from livt.models import compile_model, create_vit, place
 from livt.optim import EpochLoss, check_finite, create_optimizer, epoch_schedule, take_step
 from livt.probes import probe
-from livt.runs import Record, RunStore
+from livt.run import Run
 
 STAGE = 1  # keeps the random numbers of the two stages apart
 
@@ -49,35 +50,36 @@ def probe_epochs(settings: PretrainConfig) -> set[int]:
 
 
 def pretrain(
-    recipe: Recipe, store: RunStore, *, device: str = "cpu", progress: bool = True, engine: Engine = Engine()
-) -> Record:
-    """Train the recipe's masked autoencoder, or return the finished run; resume what was interrupted.
+    recipe: Recipe,
+    data: Dataset,
+    run: Run,
+    *,
+    device: torch.device,
+    progress: bool = True,
+    engine: Engine = Engine(),
+) -> None:
+    """Train the recipe's masked autoencoder on ``data``, the images of ``recipe.pretrain_data``, and finish ``run``.
 
-    The last epoch's weights are the result. Raises ValueError for settings that do not fit the data, RunError for a
-    damaged run, NonFiniteLossError when the loss is no longer a number.
+    What the run has saved is resumed. The last epoch's weights are the result. Raises ValueError for settings that do
+    not fit the data, NonFiniteLossError when the loss is no longer a number.
     """
     # ---------------------------------------------------------------- what to do
-    settings, on = pretrain_settings(recipe), torch.device(device)
-    check_fit(recipe)
-    data = load_dataset(recipe.pretrain_data)
+    settings = pretrain_settings(recipe)
     steps = data.steps_per_epoch(settings.batch_size)
 
-    with one_cpu_thread(on), store.open(recipe.stage("pretrain"), data.digest, on) as run:
-        if run.finished:
-            return store.load_for_all(run.id)
-
+    with one_cpu_thread(device):
         # ---------------------------------------------------------------- model, optimiser, state
         seed_everything(recipe.seed, STAGE, 0)
         mae = create_mae(recipe)
-        place(mae, on, settings.precision)
+        place(mae, device, settings.precision)
         mae.checkpointing = engine.checkpointing
         optimizer = create_optimizer(mae, settings)
         run.restore(mae, optimizer)
         if engine.compile:
             compile_model(mae)
-        model = wrap(mae, on)
+        model = wrap(mae, device)
         augment = Augment(settings.augment, data.mean, data.std)
-        batches = TrainingBatches(data.train, settings, augment, (recipe.seed, STAGE), on, engine)
+        batches = TrainingBatches(data.train, settings, augment, (recipe.seed, STAGE), device, engine)
 
         def loss_of(images: Tensor, _: Tensor) -> Tensor:
             return model(images, settings.mask_ratio, normalize_targets=settings.normalize_targets).loss
@@ -104,5 +106,4 @@ def pretrain(
         # ---------------------------------------------------------------- seal
         result = {"train_loss": run.metrics[-1]["train_loss"], "steps_per_epoch": steps}
         images = settings.epochs * steps * settings.batch_size
-        run.finish(mae.state_dict(), result, images, on)
-    return store.load_for_all(run.id)
+        run.finish(mae.state_dict(), result, images, device)

@@ -8,11 +8,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from livt.augment import Augment
-from livt.batches import apply
 from livt.config import Engine
-from livt.data import Dataset
-from livt.images import FileSplit, Split
+from livt.data.augment import Augment
+from livt.data.batches import apply
+from livt.data.images import FileSplit, Split
+from livt.data.sets import Dataset
 from livt.metrics import evaluate_logits
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from livt import runs
 from livt.config import Recipe, with_overrides
-from livt.data import load_dataset
+from livt.data.sets import load_dataset
 from livt.finetune import finetune
+from livt.lab import runs
+from livt.lab.recipes import smoke
+from livt.lab.runs import RunStore
 from livt.pretrain import pretrain
-from livt.recipes import smoke
-from livt.runs import RunStore
 
 SEALED = ("weights.safetensors", "metrics.jsonl", "result.json", "config.json")
 

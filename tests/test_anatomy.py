@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from livt.config import Recipe, with_overrides
-from livt.data import load_dataset
+from livt.data.sets import load_dataset
 from livt.finetune import create_classifier, create_loss
+from livt.lab.recipes import smoke
 from livt.losses import balanced_bce_bias, balanced_ce_bias, start_bias
 from livt.optim import create_optimizer, epoch_schedule, take_step
-from livt.recipes import smoke
 
 EPOCHS, STEPS, BATCH = 4, 10, 32
 BIAS = {"ce": balanced_ce_bias, "bce": balanced_bce_bias}

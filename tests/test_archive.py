@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from livt import __main__ as cli
-from livt.archive import FILES, export_runs, import_runs
 from livt.config import digest, with_overrides
 from livt.finetune import finetune
+from livt.lab.archive import FILES, export_runs, import_runs
+from livt.lab.failures import RunError
+from livt.lab.files import dump_json, sha256
+from livt.lab.recipes import smoke
+from livt.lab.runs import RunStore
 from livt.pretrain import pretrain
-from livt.recipes import smoke
-from livt.runs import RunError, RunStore, dump_json, sha256
 
 HERE = Path(__file__)
 REMEDY = "nothing was imported; export the runs again, or copy the archive again"

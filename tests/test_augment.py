@@ -2,8 +2,9 @@ import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from livt.augment import Augment, file_transform, random_resized_crop, random_shift, seed_everything
 from livt.config import AugmentConfig
+from livt.data.augment import Augment, file_transform, random_resized_crop, random_shift
+from livt.data.seeds import seed_everything
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -12,11 +12,13 @@ import torch
 from folders import prepare
 from PIL import Image
 
-from livt.augment import Augment, file_transform, seeded
-from livt.batches import TrainingBatches, apply, sample
 from livt.config import AugmentConfig, DataConfig, Engine, with_overrides
-from livt.data import DataError, load_dataset
-from livt.recipes import smoke
+from livt.data.augment import Augment, file_transform
+from livt.data.batches import TrainingBatches, apply, sample
+from livt.data.images import DataError
+from livt.data.seeds import seeded
+from livt.data.sets import load_dataset
+from livt.lab.recipes import smoke
 
 CPU = torch.device("cpu")
 CROPS = AugmentConfig(crop_min_scale=0.3, flip=True, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from livt.runs import Record, RunError
+from livt.lab.failures import RunError
+from livt.lab.runs import Record
 
 SPEC = importlib.util.spec_from_file_location("check", Path(__file__).parents[1] / "book" / "check.py")
 check = importlib.util.module_from_spec(SPEC)

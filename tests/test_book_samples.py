@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from livt.__main__ import build_parser
+from livt.companion.published import published
 from livt.config import with_overrides
-from livt.paper import published
-from livt.recipes import RECIPES
+from livt.lab.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.md"))

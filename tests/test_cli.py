@@ -11,11 +11,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from livt import __main__ as cli
-from livt.data import load_dataset
-from livt.experiments import COLUMNS, EXPERIMENTS
-from livt.finetune import stored_logits
-from livt.recipes import PROFILES, RECIPES
-from livt.runs import OpenRun, RunStore, read_promoted
+from livt.data.sets import load_dataset
+from livt.lab.experiments import COLUMNS, EXPERIMENTS
+from livt.lab.promoted import read_promoted
+from livt.lab.recipes import RECIPES
+from livt.lab.runs import OpenRun, RunStore
+from livt.lab.stored import stored_logits
+from livt.lab.suites import PROFILES
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_verify_names_the_damaged_file_and_fails(capsys, store, tmp_path):
 
 def test_changed_data_is_refused_in_evaluation(capsys, store, monkeypatch):
     monkeypatch.setattr("livt.data.TEST_SCANS", 30)
-    from livt.data import load_dataset
+    from livt.data.sets import load_dataset
 
     load_dataset.cache_clear()
     fine = store.ids()[0]

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from livt.config import MODEL_SIZES, FinetuneConfig, PretrainConfig, Recipe, digest, with_overrides
-from livt.recipes import PROFILES, RECIPES, digit_pairs, smoke
+from livt.lab.recipes import RECIPES, digit_pairs, smoke
+from livt.lab.suites import PROFILES
 
 
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)

@@ -10,7 +10,9 @@ from pyarrow import parquet
 from sklearn.datasets import load_digits
 
 from livt.config import DataConfig
-from livt.data import DataError, data_folder, load_dataset
+from livt.data.images import DataError
+from livt.data.readers import data_folder
+from livt.data.sets import load_dataset
 from livt.longtail import exponential_counts, shot_groups
 
 DIGITS = {"name": "digits", "max_count": 110, "imbalance_factor": 50}

@@ -25,10 +25,10 @@ from pyarrow import parquet
 
 from livt import __main__ as cli
 from livt import config
+from livt.companion.published import published
 from livt.config import DataConfig
-from livt.data import load_dataset
-from livt.paper import published
-from livt.runs import RunStore
+from livt.data.sets import load_dataset
+from livt.lab.runs import RunStore
 
 DATA_PREP = Path(__file__).parents[1] / "data_prep"
 sys.path.insert(0, str(DATA_PREP))  # the scripts are run from their folder

@@ -13,9 +13,9 @@ from folders import prepare
 from safetensors.torch import load_file
 
 from livt.config import with_overrides
+from livt.lab.recipes import smoke
+from livt.lab.runs import OpenRun, RunStore
 from livt.pretrain import pretrain
-from livt.recipes import smoke
-from livt.runs import OpenRun, RunStore
 
 HERE = Path(__file__).parent
 # Everything random that a part of a batch can draw: shifts, erasing, mixing, dropped paths, masks.

@@ -20,13 +20,17 @@ import pytest
 from folders import prepare
 
 from livt import __main__ as cli
-from livt import executors
 from livt.config import Recipe, with_overrides
 from livt.distributed import cores
-from livt.executors import Plan, devices_of, parse_parameters
-from livt.experiments import plan, recipes, reproduce, train_all
-from livt.recipes import smoke
-from livt.runs import RunError, RunStore
+from livt.lab import local as executors
+from livt.lab.experiments import recipes, reproduce
+from livt.lab.failures import RunError
+from livt.lab.local import devices_of
+from livt.lab.plan import Plan
+from livt.lab.recipes import smoke
+from livt.lab.runs import RunStore
+from livt.lab.slurm import parse_parameters
+from livt.lab.train import plan, train_all
 
 
 @pytest.fixture(scope="module")

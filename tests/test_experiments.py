@@ -9,9 +9,12 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from livt import report
+from livt.companion import report
+from livt.companion.chapter import check_parameters
+from livt.companion.claims import claims
+from livt.companion.frames import comparison, first_epoch_above, per_run, provenance, published_panels, verdict_sentence
 from livt.config import LOSSES, with_overrides
-from livt.experiments import (
+from livt.lab.experiments import (
     COLUMNS,
     EXPERIMENTS,
     METRICS,
@@ -23,20 +26,11 @@ from livt.experiments import (
     records,
     reproduce,
     results,
-    train_all,
 )
-from livt.paper import claims
-from livt.recipes import PROFILES
-from livt.report import (
-    check_parameters,
-    comparison,
-    first_epoch_above,
-    per_run,
-    provenance,
-    published_panels,
-    verdict_sentence,
-)
-from livt.runs import RunError, RunStore
+from livt.lab.failures import RunError
+from livt.lab.runs import RunStore
+from livt.lab.suites import PROFILES
+from livt.lab.train import train_all
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,11 @@ from pyarrow import parquet
 
 from livt import __main__ as cli
 from livt.config import with_overrides
-from livt.data import load_dataset
-from livt.recipes import smoke
-from livt.runs import RunStore, promote, read_promoted, write_atomically
+from livt.data.sets import load_dataset
+from livt.lab.files import write_atomically
+from livt.lab.promoted import promote, read_promoted
+from livt.lab.recipes import smoke
+from livt.lab.runs import RunStore
 
 HERE = Path(__file__)
 STEPS = 8  # of each stage of the smoke recipe: 2 epochs of 4

@@ -9,9 +9,10 @@ import torch
 from folders import CLASSES, picture, prepare, seal
 from PIL import Image
 
-from livt import images
 from livt.config import DataConfig
-from livt.data import DataError, load_dataset
+from livt.data import images
+from livt.data.images import DataError
+from livt.data.sets import load_dataset
 
 PLACES = DataConfig(name="places_lt", image_size=32)
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from livt import interactive
+from livt.companion import interactive
+from livt.companion.plots import COLOURS
+from livt.companion.published import published
 from livt.losses import BalancedBinaryCrossEntropy
-from livt.paper import published
-from livt.plots import COLOURS
 
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 IMAGE = '<img src="data:," alt="A picture of nothing at all.">'

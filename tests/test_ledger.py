@@ -9,9 +9,12 @@ import pytest
 from bs4 import BeautifulSoup
 from scipy import stats
 
-from livt.experiments import COLUMNS, METRICS
-from livt.paper import VERDICTS, claims, published
-from livt.report import judge, ledger, number
+from livt.companion.claims import claims
+from livt.companion.frames import judge, ledger
+from livt.companion.published import published
+from livt.companion.report import number
+from livt.companion.statistics import VERDICTS
+from livt.lab.experiments import COLUMNS, METRICS
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SIZES = ("femto", "pico", "micro")

@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from livt.paper import LOSS_NAMES, TABLES, VERDICTS, Contrast, claims, estimate, published, verdict
+from livt.companion.claims import Contrast, claims
+from livt.companion.published import LOSS_NAMES, TABLES, published
+from livt.companion.statistics import VERDICTS, estimate, verdict
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -7,15 +7,16 @@ from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from livt.augment import Augment
 from livt.config import AugmentConfig, with_overrides
-from livt.data import Split, load_dataset
+from livt.data.augment import Augment
+from livt.data.images import Split
+from livt.data.sets import load_dataset
+from livt.lab.recipes import digit_pairs, smoke, tiny_imagenet_lt
+from livt.lab.runs import RunStore
 from livt.longtail import shot_groups
 from livt.models import create_vit
 from livt.pretrain import create_mae, pretrain, probe_epochs
 from livt.probes import features, knn_scores, linear_scores, probe
-from livt.recipes import digit_pairs, smoke, tiny_imagenet_lt
-from livt.runs import RunStore
 
 PARTS = ("accuracy", "many", "medium", "few")
 

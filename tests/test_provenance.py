@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from livt import experiments, provenance
+from livt.companion import provenance
+from livt.companion.claims import claims
+from livt.companion.report import download, number
+from livt.companion.statistics import VERDICTS
 from livt.config import with_overrides
-from livt.paper import VERDICTS, claims
-from livt.recipes import PROFILES
-from livt.report import download, number
-from livt.runs import RunStore
+from livt.lab import experiments
+from livt.lab.runs import RunStore
+from livt.lab.suites import PROFILES
 
 MAIN = PROFILES["smoke"].main
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from livt import recipes
+from livt.companion.published import published
 from livt.config import DataConfig, ModelConfig, Recipe, StageConfig, digest, with_overrides
-from livt.experiments import EXPERIMENTS, arms, equal_compute_epochs, flops_per_image
 from livt.finetune import create_classifier, create_loss, create_mixer
+from livt.lab import recipes
+from livt.lab.experiments import EXPERIMENTS, arms, equal_compute_epochs, flops_per_image
+from livt.lab.recipes import RECIPES, imagenet_lt, inat18, places_lt, tiny_imagenet_lt
+from livt.lab.suites import PROFILES
 from livt.longtail import exponential_counts
 from livt.mae import MaskedAutoencoder
 from livt.models import load_encoder
 from livt.optim import create_optimizer, epoch_schedule, take_step
-from livt.paper import published
 from livt.pretrain import create_mae
-from livt.recipes import PROFILES, RECIPES, imagenet_lt, inat18, places_lt, tiny_imagenet_lt
 
 PAPER = {name: make for name, make in RECIPES.items() if name.startswith(("imagenet", "inat18", "places"))}
 OURS = [name for name in RECIPES if not name.startswith(("smoke", "digit"))]

@@ -12,11 +12,14 @@ import pytest
 import torch
 
 import livt
-from livt import runs
 from livt.config import with_overrides
+from livt.lab import runs
+from livt.lab.failures import RunError
+from livt.lab.files import dump_json, write_atomically
+from livt.lab.promoted import check_record, promote, read_promoted
+from livt.lab.recipes import smoke
+from livt.lab.runs import RunStore
 from livt.pretrain import pretrain
-from livt.recipes import smoke
-from livt.runs import RunError, RunStore, check_record, dump_json, promote, read_promoted, write_atomically
 
 FILES = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors", "result.json")
 

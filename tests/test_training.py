@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file
 
 from livt.config import Engine, with_overrides
-from livt.data import load_dataset
-from livt.experiments import train_all
-from livt.finetune import create_classifier, create_loss, create_mixer, finetune, summarize
+from livt.data.sets import load_dataset
+from livt.evaluate import summarize
+from livt.finetune import create_classifier, create_loss, create_mixer, finetune
+from livt.lab.failures import RunError
+from livt.lab.recipes import digit_pairs, smoke
+from livt.lab.runs import RunStore
+from livt.lab.train import train_all
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
 from livt.optim import NonFiniteLossError, epoch_schedule, take_step
 from livt.pretrain import create_mae, pretrain
-from livt.recipes import digit_pairs, smoke
-from livt.runs import RunError, RunStore
 
 HERE = Path(__file__).parent
 

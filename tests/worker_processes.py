@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from livt import distributed, runs
+from livt import distributed
 from livt.config import with_overrides
 from livt.finetune import finetune
+from livt.lab import runs
+from livt.lab.failures import RunError
+from livt.lab.recipes import smoke
+from livt.lab.runs import OpenRun, RunStore
 from livt.pretrain import pretrain
-from livt.recipes import smoke
-from livt.runs import OpenRun, RunError, RunStore
 
 RANK, RESTARTS = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 PARTS = {"pretrain.accumulation_steps": 2, "finetune.accumulation_steps": 2}

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 import torch
 
-from livt.runs import environment
+from livt.lab.environment import environment
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RATIO = "livt is times as fast"

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from livt.config import with_overrides
 from livt.finetune import create_classifier
+from livt.lab.recipes import digit_pairs
 from livt.losses import BalancedBinaryCrossEntropy, BinaryCrossEntropy, CrossEntropy
 from livt.optim import create_optimizer, take_step
 from livt.pretrain import create_mae
-from livt.recipes import digit_pairs
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH, CLASSES = 1024, 8142

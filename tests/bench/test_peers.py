@@ -25,16 +25,16 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from livt.augment import Augment
-from livt.batches import TrainingBatches, evaluation_batches
 from livt.config import AugmentConfig, DataConfig, Engine, Recipe, with_overrides
-from livt.data import load_dataset
+from livt.data.augment import Augment
+from livt.data.batches import TrainingBatches, evaluation_batches
+from livt.data.sets import load_dataset
 from livt.finetune import create_classifier
+from livt.lab.recipes import tiny_imagenet_lt
 from livt.losses import BalancedBinaryCrossEntropy
 from livt.models import compile_model, place
 from livt.optim import EpochLoss, create_optimizer, take_step
 from livt.pretrain import create_mae
-from livt.recipes import tiny_imagenet_lt
 
 transformers = pytest.importorskip("transformers", reason="the bench extra has the peer: pip install '.[bench]'")
 

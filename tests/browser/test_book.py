@@ -22,7 +22,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from livt.runs import RunStore, read_promoted
+from livt.lab.promoted import read_promoted
+from livt.lab.runs import RunStore
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Response, Route

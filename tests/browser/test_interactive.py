@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from livt import interactive
+from livt.companion import interactive
+from livt.companion.published import published
 from livt.longtail import class_priors, exponential_counts
 from livt.losses import (
     BalancedBinaryCrossEntropy,
@@ -25,7 +26,6 @@ from livt.losses import (
     balanced_bce_bias,
     balanced_ce_bias,
 )
-from livt.paper import published
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

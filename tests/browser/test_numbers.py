@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from livt.experiments import COLUMNS
-from livt.report import number, table
+from livt.companion.report import number, table
+from livt.lab.experiments import COLUMNS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from livt.provenance import FILTER
+from livt.companion.provenance import FILTER
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

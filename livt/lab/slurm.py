@@ -1,4 +1,4 @@
-"""Trains the runs that an experiment lacks: by processes side by side, or each as a job of a SLURM cluster.
+"""Trains each run of a plan as a job of a SLURM cluster.
 
 The run store is the only meeting point: what is finished, and how far the rest is, is read from it.
 """
@@ -6,31 +6,25 @@ The run store is the only meeting point: what is finished, and how far the rest 
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from io import StringIO
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
-from livt.batches import loading_processes
 from livt.config import Engine, Recipe
-from livt.distributed import cores, process_group
-from livt.finetune import finetune
-from livt.pretrain import pretrain
-from livt.runs import RunError, RunStore
+from livt.data.batches import loading_processes
+from livt.distributed import process_group
+from livt.lab.failures import RunError
+from livt.lab.plan import Plan, usable_device
+from livt.lab.runs import RunStore
+from livt.lab.stages import train
 
 JOBS = ".jobs"  # in the run store: what submitit hands to the jobs, and their logs
 ASK_EVERY = 15.0  # seconds between two looks at the queue: kind to SLURM
@@ -40,155 +34,6 @@ TIME_LIMIT = 240  # minutes of a job, if not given; a longer run is requeued
 MAX_TIMEOUTS = 100  # after so many time limits a run fails: else one whose epoch takes longer would never end
 _LISTS = {"setup", "teardown", "srun_args"}
 _OURS = {"name", "job_name", "additional_parameters", "stderr_to_stdout", "num_gpus"}
-
-
-class TimeIsUp(Exception):
-    """The time that was given for training is over; saved epochs are kept."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The stages to train, by run id, and for each pretraining the fine-tunings that wait for it."""
-
-    stages: Mapping[str, tuple[str, Recipe]]
-    follows: Mapping[str, Sequence[str]]
-
-    @property
-    def ready(self) -> list[str]:
-        """The runs that wait for no other."""
-        waiting = {run_id for followers in self.follows.values() for run_id in followers}
-        return [run_id for run_id in self.stages if run_id not in waiting]
-
-    def progress_bar(self, shown: bool) -> tqdm:
-        """Return a bar over the epochs of all stages."""
-        total = sum(getattr(recipe, stage).epochs for stage, recipe in self.stages.values())
-        mininterval = 0.2 if sys.stderr.isatty() else 10.0
-        return tqdm(total=total, disable=not shown, unit="epoch", mininterval=mininterval)
-
-    def show(self, bar: tqdm, store: RunStore) -> None:
-        """Bring the bar to what the store holds."""
-        done = sum(store.is_finished(run_id) for run_id in self.stages)
-        bar.set_description(f"{done} of {len(self.stages)} runs", refresh=False)
-        bar.update(sum(store.progress(run_id) for run_id in self.stages) - bar.n)
-
-
-def usable_device(name: str) -> str:
-    """Return the device of a name, "auto" being the GPU where there is one. Raises ValueError for one of no use."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available():
-        return name  # not tried: of several processes, each would take memory of the first GPU
-    try:
-        torch.ones(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return name
-
-
-def _train(stage: str, recipe: Recipe, store: RunStore, device: str, progress: bool, engine: Engine = Engine()) -> None:
-    (pretrain if stage == "pretrain" else finetune)(recipe, store, device=device, progress=progress, engine=engine)
-
-
-# ---------------------------------------------------------------- processes side by side
-
-
-def devices_of(device: str, gpus: int, jobs: int | None = None) -> list[str]:
-    """Return the device of each process side by side.
-
-    "cuda" stands for all ``gpus`` of the machine; "cuda:1" and others for one device. ``jobs`` None takes a process per
-    GPU, or per CPU core.
-
-    >>> devices_of("cuda", gpus=2, jobs=3)
-    ['cuda:0', 'cuda:1', 'cuda:0']
-    """
-    if device == "cuda":
-        return [f"cuda:{number % gpus}" for number in range(jobs or gpus)]
-    return [device] * (jobs or (cores() if device == "cpu" else 1))
-
-
-def train_side_by_side(
-    plan: Plan,
-    store: RunStore,
-    devices: Sequence[str],
-    *,
-    engine: Engine,
-    progress: bool,
-    deadline: float | None = None,
-) -> None:
-    """Train every stage of a plan on this machine, with one process for each of ``devices``.
-
-    The first failure stops the rest and is raised; finished runs stay. So does, as TimeIsUp, the ``deadline``, a value
-    of ``time.monotonic``.
-    """
-    devices = devices[: len(plan.stages)]
-    if len(devices) == 1 and deadline is None:  # a limit needs a process that can be ended
-        for stage, recipe in sorted(plan.stages.values(), key=lambda work: work[0] == "finetune"):
-            _train(stage, recipe, store, devices[0], progress, engine)
-        return
-    if engine.workers is None:  # the processes share the cores
-        engine = replace(engine, workers=loading_processes(len(devices)))
-    bar = plan.progress_bar(progress)
-    context = get_context("spawn")
-    stop = context.RawValue("b", 0)  # an Event would wait for a killed worker to take notice
-    unclaimed = context.SimpleQueue()
-    for device in devices:
-        unclaimed.put(device)
-    pool = ProcessPoolExecutor(len(devices), context, _start_worker, (os.getpid(), stop, unclaimed))
-    running: dict[Future[None], str] = {}
-
-    def submit(run_ids: Sequence[str]) -> None:
-        for run_id in run_ids:
-            running[pool.submit(_train_in_worker, *plan.stages[run_id], store, engine)] = run_id
-
-    try:
-        submit(plan.ready)
-        while running:
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                run_id = running.pop(future)
-                future.result()
-                submit(plan.follows.get(run_id, []))
-            plan.show(bar, store)
-            if deadline is not None and time.monotonic() > deadline and running:
-                stop.value = 1
-                wait(running)  # the processes end themselves
-                running.clear()
-                raise TimeIsUp
-    except BrokenProcessPool:
-        raise RunError(
-            "a training process was killed, perhaps for lack of memory: try fewer jobs; saved epochs are kept, "
-            "and the same command goes on from them"
-        ) from None
-    finally:
-        bar.close()
-        if running:
-            stop.value = 1
-        pool.shutdown(wait=not running, cancel_futures=True)
-
-
-_worker_device = ""  # of this process, if it is a worker: one GPU for all its runs
-
-
-def _start_worker(parent: int, stop: Any, unclaimed: Any) -> None:
-    """End at once with the parent or at its word: a run survives a kill at any instant. Claim a device."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which an end at once would leave behind
-
-    def watch() -> None:
-        while os.getppid() == parent and not stop.value:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    global _worker_device
-    _worker_device = unclaimed.get()
-
-
-def _train_in_worker(stage: str, recipe: Recipe, store: RunStore, engine: Engine) -> None:
-    _train(stage, recipe, store, _worker_device, False, engine)
-
-
-# ---------------------------------------------------------------- jobs of a cluster
 
 
 @dataclass(frozen=True)
@@ -214,7 +59,7 @@ class Job:
         if JobEnvironment().num_tasks > 1:  # each task sees all GPUs of its node and takes the one of its number
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         with process_group(torch.device(usable_device(self.device))) as device:
-            _train(self.stage, self.recipe, self.store, str(device), False, engine)
+            train(self.stage, self.recipe, self.store, device=str(device), progress=False, engine=engine)
 
     def checkpoint(self) -> Any:
         """Return what to submit when SLURM wants the node back: the same again; it goes on from the last epoch."""
@@ -323,6 +168,7 @@ def train_as_jobs(
     }[cluster]
 
     ready, active = plan.ready, dict[str, str]()  # active: the job of each run that is queued or in training
+    trained = set[str]()
     failed, absent, asked = dict[str, str](), dict[str, float](), float("-inf")  # absent: since when
     bar = plan.progress_bar(progress)
 
@@ -354,7 +200,8 @@ def train_as_jobs(
                 ready = []
             for run_id in [run_id for run_id in active if store.is_finished(run_id)]:
                 del active[run_id]
-                ready += plan.follows.get(run_id, [])
+                trained.add(run_id)
+                ready += plan.follows(run_id, trained)
             plan.show(bar, store)
             if active and not ready:
                 time.sleep(1)
@@ -366,7 +213,7 @@ def train_as_jobs(
     finally:
         bar.close()
     if failed:
-        left = sum(len(plan.follows.get(run_id, [])) for run_id in failed)
+        left = len(plan.behind(failed))
         logs = {run_id: folder / f"{job_id}_0_log.err" for run_id, job_id in failed.items()}
         named = (f"{run_id} ({log if log.exists() else 'its job never started'})" for run_id, log in logs.items())
         raise RunError(

@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from livt import experiments
+from livt.companion.claims import Claim
+from livt.companion.statistics import VERDICTS
 from livt.config import Recipe
-from livt.paper import VERDICTS, Claim
-from livt.runs import STAGES, Record
+from livt.lab import experiments
+from livt.lab.results import results
+from livt.lab.runs import Record
 
 # A verdict's sign, so that colour is not needed to tell them apart.
 SIGNS = dict(zip(VERDICTS, "●◐✕?–", strict=True))
@@ -83,15 +85,15 @@ def signed(verdict: str) -> str:
     return f'<span class="livt-verdict" style="white-space: nowrap">{sign} {verdict}</span>'
 
 
-def matched(records: Iterable[Record], names: Iterable[str], profile: str) -> dict[str, pd.DataFrame]:
-    """Return the rows of each named experiment of a profile, from the records that are of its recipes and no others.
+def matched(records: Iterable[Record], names: Iterable[str], suite: str) -> dict[str, pd.DataFrame]:
+    """Return the rows of each named experiment of a suite, from the records that are of its recipes and no others.
 
     Raises ValueError where two records are of one arm and one seed: a verdict may not depend on which is taken.
     """
     runs = [run for run in records if run.stage == "finetune"]
     found = {}
     for name in names:
-        rows = experiments.results(runs, experiments.arms(name, profile))
+        rows = results(runs, experiments.arms(name, suite))
         twice = rows[rows.duplicated(["arm", "seed"], keep=False)]
         if len(twice):
             first = twice[(twice.arm == twice.arm.iloc[0]) & (twice.seed == twice.seed.iloc[0])]
@@ -283,7 +285,7 @@ def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[
     for run, (_, row) in zip(records, frame.iterrows(), strict=True):
         source = row["pretrained by"]
         after = f'<br>after <a href="#{source}"><code>{source}</code></a>' if isinstance(source, str) else ""
-        score, loss = (numbers[run.id] if run.stage == stage else "-" for stage in STAGES[::-1])
+        score, loss = (numbers[run.id] if run.stage == stage else "-" for stage in ("finetune", "pretrain"))
         cells = [
             f'<td class="livt-right" data-sort="{row["seed"]}"><span hidden>seed </span>{row["seed"]}</td>',
             f'<td class="livt-right">{score}</td>',

@@ -9,8 +9,6 @@ Shapes: ``N`` images, ``C`` classes.
 """
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,28 +19,28 @@ from numpy.typing import NDArray
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import pil_to_tensor
 
 from livt import distributed
-from livt.augment import Augment
-from livt.config import DATASETS, DataConfig, Recipe
-from livt.images import DataError, FileSplit, Split, decode, read_folder
+from livt.config import STAGES, DataConfig, Recipe
+from livt.data.augment import Augment
+from livt.data.images import DataError, FileSplit, Split
+from livt.data.readers import (
+    SCRIPTS,
+    TEST_FILES,
+    TRAIN_FILES,
+    data_folder,
+    decode_all,
+    find_file,
+    imagenet_lt_counts,
+    read_folder,
+    read_parquet,
+)
 from livt.longtail import exponential_counts, subset_indices
+from livt.losses import find
 
 # Per digit: scans set apart for the test split, then for validation; the rest train.
 TEST_SCANS, VALIDATION_SCANS = 40, 20
 PAIRS_PER_CLASS = 20  # evaluation pairs of each class
-VALIDATION_IMAGES = 20  # per class, of the Parquet data sets
-TRAIN_FILES, TEST_FILES = ("train.parquet", "train_pool.parquet"), ("test.parquet", "val.parquet")
-
-
-# Which script makes the folder of a large set.
-SCRIPTS = {
-    "imagenet_lt": "data_prep/imagenet_lt.py",
-    "imagenet_bal": "data_prep/imagenet_lt.py --balanced",
-    "inat18": "data_prep/inat18.py",
-    "places_lt": "data_prep/places_lt.py",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,21 +103,26 @@ def load_dataset(config: DataConfig) -> Dataset:
     )
 
 
-def check_fit(recipe: Recipe) -> None:
-    """Raise ValueError where a stage of the recipe cannot train on its data, or on so many processes.
+def classes_of(config: DataConfig) -> int:
+    """Return the number of classes of a data set."""
+    return config.num_classes
 
-    It is called before either stage begins.
+
+def check_fit(recipe: Recipe) -> None:
+    """Raise ValueError where a stage of the recipe cannot train on its data, or on so many processes, or by its loss.
+
+    It is called before any stage begins.
     """
-    for name, stage, config in (
-        ("pretrain", recipe.pretrain, recipe.pretrain_data),
-        ("finetune", recipe.finetune, recipe.data),
-    ):
+    find(recipe.finetune.loss, recipe.finetune.tau)
+    for name in STAGES:
+        stage = getattr(recipe, name)
         if stage is None:
             continue
+        config = recipe.data_of(name)
         data = load_dataset(config)
         data.steps_per_epoch(stage.batch_size)
         Augment(stage.augment, data.mean, data.std)
-        if config.in_files and (stage.augment.crop_min_scale is None or stage.augment.shift):
+        if isinstance(data.train, FileSplit) and (stage.augment.crop_min_scale is None or stage.augment.shift):
             raise ValueError(
                 f"{name}.augment: the images of {config.name} differ in size, so crop_min_scale must be set, and shift "
                 "be 0"
@@ -244,94 +247,40 @@ def _file_dataset(config: DataConfig, generator: np.random.Generator) -> Dataset
 # ---------------------------------------------------------------- Parquet files in the data folder
 
 
-def data_folder() -> Path:
-    """Return ``$LIVT_DATA``, else ``data``."""
-    return Path(os.environ.get("LIVT_DATA") or "data")
-
-
 def _parquet(config: DataConfig, generator: np.random.Generator) -> tuple[Split, Split]:
-    train_file, test_file = (_find_file(config.name, names) for names in (TRAIN_FILES, TEST_FILES))
-    encoded, labels = _read_parquet(train_file, config.num_classes)
+    train_file, test_file = (find_file(config.name, names) for names in (TRAIN_FILES, TEST_FILES))
+    encoded, labels = read_parquet(train_file, config.num_classes)
     pool = np.arange(len(labels))
     if config.evaluation == "validation":
         members = [pool[labels == c] for c in range(config.num_classes)]
-        if min(map(len, members)) <= VALIDATION_IMAGES:
+        if min(map(len, members)) <= config.validation_images:
             raise DataError(
-                f"{train_file} has too few images of a class to set {VALIDATION_IMAGES} apart for validation"
+                f"{train_file} has too few images of a class to set {config.validation_images} apart for validation"
             )
-        held_out = np.concatenate([m[-VALIDATION_IMAGES:] for m in members])
-        pool = np.concatenate([m[:-VALIDATION_IMAGES] for m in members])
+        held_out = np.concatenate([m[-config.validation_images :] for m in members])
+        pool = np.concatenate([m[: -config.validation_images] for m in members])
     available = np.bincount(labels[pool], minlength=config.num_classes)
     if config.name == "tiny_imagenet":
         counts = _tiny_imagenet_counts(config, available, train_file.with_name("classes.csv"))
     else:
         counts = profile_counts(config, available)
     train = pool[_subset(labels[pool], counts, generator, config)]
-    train_split = _decode(encoded, labels, train, config, train_file)
+    train_split = decode_all(encoded, labels, train, config, train_file)
     if config.evaluation == "validation":
-        return train_split, _decode(encoded, labels, held_out, config, train_file)
-    test_encoded, test_labels = _read_parquet(test_file, config.num_classes)
-    return train_split, _decode(test_encoded, test_labels, np.arange(len(test_labels)), config, test_file)
-
-
-def _find_file(name: str, candidates: tuple[str, ...]) -> Path:
-    folder = data_folder() / name
-    for candidate in candidates:
-        if (folder / candidate).is_file():
-            return folder / candidate
-    raise DataError(
-        f"{folder} holds neither {' nor '.join(candidates)}: put the data set {name!r} there, or set LIVT_DATA to the "
-        "folder that holds it (data_prep/README.md shows the layout); digits and digit_pairs need no folder"
-    )
-
-
-def _read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.int64]]:
-    """Return the encoded images and labels [N] of a file, every class present."""
-    import pyarrow  # only the data folder needs it
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path, columns=["image", "label"])
-        if not pyarrow.types.is_integer(table["label"].type):
-            raise ValueError(f"label is {table['label'].type}, not an integer")
-        encoded, labels = table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"not a Parquet file with columns image and label ({str(error).splitlines()[0]})"
-        raise DataError(f"{path} is {reason}: fetch it anew") from None
-    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        found = f"found {labels.min()} to {labels.max()}"
-        raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, {found}: fetch it anew")
-    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
-    if missing.size:
-        raise DataError(f"{path}: class {missing[0]} has no images ({missing.size} such in all): fetch it anew")
-    return encoded, labels
+        return train_split, decode_all(encoded, labels, held_out, config, train_file)
+    test_encoded, test_labels = read_parquet(test_file, config.num_classes)
+    return train_split, decode_all(test_encoded, test_labels, np.arange(len(test_labels)), config, test_file)
 
 
 def _tiny_imagenet_counts(config: DataConfig, available: NDArray[np.int64], classes: Path) -> NDArray[np.int64]:
     """Return the training images of each class: as many as ImageNet-LT has, or a profile in the order of its counts."""
     if config.imbalance_factor == 1:
         return profile_counts(config, available)  # the order is of no account
-    imagenet_lt = _imagenet_lt_counts(classes)
+    imagenet_lt = imagenet_lt_counts(classes)
     if config.imbalance_factor is None:
         return profile_counts(config, np.minimum(available, imagenet_lt))
     rank = np.argsort(np.argsort(-imagenet_lt, kind="stable"))
     return profile_counts(config, available)[rank]
-
-
-def _imagenet_lt_counts(path: Path) -> NDArray[np.int64]:
-    """Return ImageNet-LT's own training counts for the classes of Tiny-ImageNet, int [200]."""
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path).sort_values("label")
-        if table["label"].tolist() != list(range(DATASETS["tiny_imagenet"][0])):
-            raise ValueError("label is not 0 to 199")
-        return table["imagenet_lt_n_train"].to_numpy(np.int64)
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} does not give label and imagenet_lt_n_train ({error}): fetch it anew, or set data.max_count and "
-            "data.imbalance_factor"
-        ) from None
 
 
 def _subset(
@@ -341,26 +290,6 @@ def _subset(
         return subset_indices(labels, counts, generator)
     except ValueError as error:
         raise DataError(f"{config.name}: {error}; lower data.max_count or raise data.imbalance_factor") from None
-
-
-def _decode(encoded: list[dict], labels: NDArray, indices: NDArray, config: DataConfig, path: Path) -> Split:
-    _, height, width = DATASETS[config.name]
-    images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
-
-    def fill(row: int) -> None:
-        i = indices[row]
-        found = encoded[i] if isinstance(encoded[i], dict) else {}
-        name = f"{path}, row {i}" + (f" ({found['path']})" if found.get("path") else "")
-        image = decode(found.get("bytes") or b"", name, "fetch the file anew")
-        if image.size != (width, height):
-            size = f"{image.size[0]} x {image.size[1]} pixels"
-            raise DataError(f"{name} is {size}, expected {width} x {height}: fetch the file anew")
-        images[row] = pil_to_tensor(image)
-
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        for _ in pool.map(fill, range(len(indices))):
-            pass
-    return Split(images=images, labels=torch.from_numpy(labels[indices]))
 
 
 def _resized(split: Split, size: tuple[int, int]) -> Split:

@@ -15,7 +15,10 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from livt.runs import STAGES, Record, RunError, RunStore, cannot_write, check_record, write_atomically
+from livt.lab.failures import RunError, cannot_write
+from livt.lab.files import write_atomically
+from livt.lab.promoted import check_record
+from livt.lab.runs import STAGES, Record, RunStore
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "result.json", "weights.safetensors")
 _MEMBER = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}/({'|'.join(map(re.escape, FILES))})")
@@ -32,8 +35,7 @@ def export_runs(store: RunStore, run_ids: Collection[str], target: Path) -> list
         raise RunError(f"there is no finished run in {store.root}")
     chosen = {record.id for record in records}
     for record in records:
-        source = record.result.get("pretrain_run")
-        if source and source not in chosen:
+        for source in filter(None, (record.result.get(f"{stage}_run") for stage in STAGES)):
             try:
                 chosen.add(store.load(source).id)
             except RunError as error:

@@ -7,7 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from livt.paper import LOSS_NAMES, estimate
+from livt.companion.published import LOSS_NAMES
+from livt.companion.statistics import estimate
 
 # Okabe and Ito's palette, told apart also in grey by their order of lightness.
 COLOURS = {"ce": "#0072B2", "bal_ce": "#56B4E9", "bce": "#D55E00", "bal_bce": "#E69F00"}

@@ -20,10 +20,10 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from livt.companion.plots import COLOURS
+from livt.companion.published import LOSS_NAMES
 from livt.longtail import check_class_counts, exponential_counts
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
-from livt.paper import LOSS_NAMES
-from livt.plots import COLOURS
 
 # Each pixel of a live image is an element of the page.
 MAX_PIXELS = 4096

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from livt import distributed
-from livt.augment import Augment, file_transform, moved, seed_everything, seed_of, seeded
 from livt.config import Engine, StageConfig
-from livt.images import DataError, FileSplit, Split
+from livt.data.augment import Augment, file_transform, moved
+from livt.data.images import DataError, FileSplit, Split
+from livt.data.seeds import seed_everything, seed_of, seeded
 
 EVALUATION_BATCH, FILE_EVALUATION_BATCH = 1000, 256
 _Loaded = tuple[Tensor, Tensor] | DataError

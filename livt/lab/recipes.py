@@ -20,19 +20,11 @@ report their best epoch on the test split, which no recipe can ask for: here the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from livt.config import (
-    AugmentConfig,
-    DataConfig,
-    FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
-    Recipe,
-    with_overrides,
-)
+from livt.config import AugmentConfig, DataConfig, FinetuneConfig, ModelConfig, PretrainConfig, Recipe, with_overrides
 
 Pixels = Literal[224, 384]
 
@@ -392,32 +384,4 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         for suffix, official in (("", False), ("_official", True))
         for pixels in (224, 384)
     },
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What the experiments train at one scale.
-
-    main: the recipe of the loss ablation. sweep: the recipe that other experiments vary, shorter where their number
-    would cost too much. sizes: model sizes, smallest first. lengths: epochs of fine-tuning to compare.
-    """
-
-    main: Recipe
-    sweep: Recipe
-    sizes: tuple[str, ...]
-    lengths: tuple[int, ...]
-
-
-PROFILES: dict[str, Profile] = {
-    "smoke": Profile(main=smoke(), sweep=smoke(), sizes=("femto", "pico"), lengths=(2, 3)),
-    "cpu": Profile(
-        main=digit_pairs(), sweep=digit_pairs_short(), sizes=("femto", "pico", "micro"), lengths=(8, 15, 30)
-    ),
-    "gpu": Profile(
-        main=tiny_imagenet_lt(), sweep=tiny_imagenet_lt_short(), sizes=("nano", "tiny", "small"), lengths=(15, 30, 60)
-    ),
-    "paper": Profile(
-        main=imagenet_lt(), sweep=imagenet_lt(), sizes=("tiny", "small", "base", "large"), lengths=(25, 50, 100)
-    ),
 }

@@ -7,9 +7,7 @@ mapped into memory, so all processes share one copy.
 Shapes: ``N`` images, ``S`` pixels.
 """
 
-import hashlib
 import io
-import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +79,7 @@ class FileSplit:
 
     def _stored(self, row: int) -> bytes:
         split = self.paths[0].decode().partition("/")[0]
-        starts, groups = _shards(self.folder, split)
+        starts, groups = shards(self.folder, split)
         group = int(np.searchsorted(starts, row, side="right")) - 1
         return groups[group].field("bytes")[row - starts[group]].as_py()
 
@@ -97,7 +95,7 @@ def decode(content: bytes, name: str, remedy: str) -> Image.Image:
 
 
 @lru_cache(maxsize=2)
-def _shards(folder: Path, split: str) -> tuple[NDArray[np.int64], list[Any]]:
+def shards(folder: Path, split: str) -> tuple[NDArray[np.int64], list[Any]]:
     """Return where each record batch of a split's shards begins, and the images of each: mapped, not read."""
     import pyarrow  # only shards need it
 
@@ -119,59 +117,3 @@ def _shards(folder: Path, split: str) -> tuple[NDArray[np.int64], list[Any]]:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path} is not a shard of images ({reason}): prepare {folder} again") from None
     return np.array(starts), groups
-
-
-def read_folder(folder: Path, num_classes: int, size: int, script: str) -> tuple[FileSplit, FileSplit, str]:
-    """Return the training and evaluation images of a prepared folder, and the digest of its list of files.
-
-    Raises DataError naming ``script``, which makes the folder, where it is absent, damaged, or not of ``num_classes``
-    classes with images in both splits.
-    """
-    remedy = f"prepare it with {script}"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        listing = (folder / "files.csv").read_bytes()
-        digest, classes = str(manifest["digest"]), len(manifest["classes"])
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is missing: {remedy}, or set LIVT_DATA to the folder above it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'manifest.json'} cannot be used ({error}): {remedy}") from None
-    if hashlib.sha256(listing).hexdigest() != digest:
-        raise DataError(f"{folder / 'files.csv'} is not the one that manifest.json names: {remedy} again")
-    if classes != num_classes:
-        raise DataError(f"{folder} has {classes} classes, not {num_classes}: {remedy}")
-    rows = [line.rsplit(",", 2) for line in listing.decode().splitlines()[1:]]
-    splits = []
-    for split in ("train", "val"):
-        members = [row for row in rows if row[0].startswith(f"{split}/")]
-        labels = torch.tensor([int(row[1]) for row in members], dtype=torch.int64)
-        counts = torch.bincount(labels, minlength=num_classes)
-        if len(counts) != num_classes or (counts == 0).any():
-            empty = (counts == 0).nonzero().flatten().tolist()
-            problem = f"class {empty[0]} has no image" if empty else f"label {len(counts) - 1} is no class"
-            raise DataError(f"{folder / 'files.csv'}: {problem} in {split}: {remedy} again")
-        paths = np.array([row[0].encode() for row in members])
-        splits.append(
-            FileSplit(
-                folder=folder,
-                paths=paths,
-                sizes=np.array([int(row[2]) for row in members]),
-                labels=labels,
-                rows=_rows(folder, split, paths, remedy),
-                size=size,
-            )
-        )
-    return splits[0], splits[1], digest
-
-
-def _rows(folder: Path, split: str, paths: NDArray[np.bytes_], remedy: str) -> NDArray[np.int64] | None:
-    """Return the row of each path in the split's shards; None where the folder is a tree."""
-    _, groups = _shards(folder, split)
-    if not groups:
-        return None
-    stored = [f"{split}/{name}".encode() for group in groups for name in group.field("path").to_pylist()]
-    row_of = {path: row for row, path in enumerate(stored)}
-    try:
-        return np.array([row_of[path] for path in paths])
-    except KeyError as error:
-        raise DataError(f"the shards of {folder} lack {error.args[0].decode()}: {remedy} again") from None

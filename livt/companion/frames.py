@@ -1,0 +1,142 @@
+"""Frames that a chapter shows: measured beside published, judged contrasts, what made the runs."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from livt.companion.claims import Contrast, claims
+from livt.companion.published import LOSS_NAMES, published
+from livt.companion.report import number
+from livt.companion.statistics import estimate, overall, verdict
+from livt.lab.results import COLUMNS, METRICS
+from livt.lab.runs import Record
+
+
+def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT-Base")) -> pd.DataFrame:
+    """Return mean ± standard deviation over seeds by loss, each beside Table 5's rows for ``models``.
+
+    measured: as from ``results``, with the losses as arms. Index: loss and source; columns: the metrics, as HTML.
+    """
+    table = published("table5_loss_by_model_size")
+    columns = METRICS[:6]
+    rows = {}
+    for loss, name in LOSS_NAMES.items():
+        seeds = (measured.arm == loss).sum()
+        rows[name, f"measured, {seeds} seeds"] = {m: number(measured, loss, m) for m in columns}
+        for model in models:
+            row = table[(table.model == model) & (table.loss == name)].iloc[0]
+            rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in columns}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
+    return frame
+
+
+def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: float | None = None) -> pd.DataFrame:
+    """Return a row per contrast, by its label: its number with the 95 % interval, the paper's, and the verdict.
+
+    ``chance`` is the accuracy of guessing, percent: a contrast is inconclusive where no arm that it compares has a mean
+    accuracy above five times that, as nothing was learnt that could be compared.
+    """
+    rows = {}
+    for contrast in contrasts:
+        e = estimate(contrast.measured(measured))
+        compared = measured[measured.arm.isin(list(contrast.weights))].groupby("arm").accuracy.mean()
+        learnt = chance is None or compared.empty or compared.max() > 5 * chance
+        ruling = verdict(contrast.measured(measured), floor=contrast.floor, threshold=contrast.threshold)
+        lowest, highest = min(contrast.published), max(contrast.published)
+        rows[contrast.label] = {
+            "n": e.n,
+            "measured": number(measured, contrast.weights, contrast.metric),
+            "95 % interval": number(measured, contrast.weights, contrast.metric, show="interval"),
+            "paper": f"{lowest:.1f}" if lowest == highest else f"{lowest:.1f} to {highest:.1f}",
+            "floor": f"{contrast.floor:.1f}",
+            "threshold": f"{contrast.threshold:.1f}",
+            "verdict": ruling if learnt or ruling == "not run" else "inconclusive",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def ledger(
+    found: Mapping[str, pd.DataFrame], sizes: Sequence[str], *, chance: float | None = None
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return, for each claim by its id, the verdict and the judged contrasts behind it.
+
+    ``found``: rows as from ``results`` for each experiment that was run at one scale; ``sizes``: that scale's model
+    sizes, smallest first. Nothing but rows can change a verdict.
+    """
+    verdicts = {}
+    for claim in claims(sizes):
+        runs = found.get(claim.experiment or "", pd.DataFrame(columns=COLUMNS))
+        judged = judge(runs, claim.contrasts, chance=chance)
+        verdicts[claim.id] = overall(judged.verdict.tolist() if len(judged) else []), judged
+    return verdicts
+
+
+def first_epoch_above(curves: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+    """Return the first epoch at which each run's accuracy exceeds ``accuracy`` [%]: a row per loss, a column per seed.
+
+    ``-`` stands for never.
+    """
+    passed = curves[curves.accuracy > accuracy].groupby(["loss", "seed"]).epoch.min().unstack()
+    table = passed.reindex(index=list(LOSS_NAMES), columns=sorted(curves.seed.unique()))
+    table = table.astype("Int64").astype(object).where(table.notna(), "-")
+    return table.rename(index=LOSS_NAMES).rename_axis(None).rename(columns="seed {}".format).rename_axis(None, axis=1)
+
+
+def published_panels(models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return Table 5's rows of each model by panel title, with the loss names of this package."""
+    table = published("table5_loss_by_model_size")
+    table["loss"] = table["loss"].map({name: loss for loss, name in LOSS_NAMES.items()})
+    return {f"paper, {model} on ImageNet-LT, 1 seed": table[table.model == model] for model in models}
+
+
+def per_run(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per run with its metrics as HTML that names the run, to one decimal, as the command line does."""
+    rows = []
+    for i in range(len(measured)):
+        one = measured.iloc[[i]]
+        row = {name: one[name].iloc[0] for name in ("arm", "seed")}
+        row |= {metric: number(one, row["arm"], metric) for metric in METRICS[:6]}
+        rows.append({**row, "run": one.run.iloc[0]})
+    return pd.DataFrame(rows)
+
+
+def verdict_sentence(measured: pd.DataFrame, *, chance: float | None = None) -> str:
+    """Return the ablation's answer in one Markdown sentence, computed from the runs; ``chance`` as for ``judge``."""
+    ledger = {claim.id: claim.contrasts[0] for claim in claims() if claim.id in ("C5", "C6")}
+    parts, seeds = [], 0
+    for contrast in ledger.values():
+        row = judge(measured, [contrast], chance=chance).iloc[0]
+        seeds = row["n"]
+        parts.append(
+            f"{contrast.label} is {row['measured']} points (95 % interval {row['95 % interval']}; "
+            f"paper {row['paper']}): **{row['verdict']}**"
+        )
+    return f"Over {seeds} seeds, {'; '.join(parts)}."
+
+
+def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
+    """Return what made the runs: a line for what all have in common, and a row per run for what differs."""
+    rows = []
+    for run in runs:
+        about = run.environment
+        commit = f"{about['commit'][:10]}{', changed' if about['dirty'] else ''}" if about["commit"] else "unknown"
+        rows.append(
+            {
+                "run": run.id,
+                "seed": run.config["seed"],
+                "pretrained by": run.result.get("pretrain_run") or "-",
+                "commit": commit,
+                "data digest": about["data_digest"],
+                "hardware": f"{about['device']}, threads: {about['threads']}",
+                "torch": about["packages"]["torch"],
+                "timm": about["packages"]["timm"],
+                "Python": about["python"],
+                "images/s": round(about["images_per_second"]),
+                "seconds": round(about["wall_time_s"]),
+            }
+        )
+    table = pd.DataFrame(rows)
+    common = [c for c in table if len(table) > 1 and c != "seed" and table[c].nunique() == 1]
+    line = "; ".join(f"{column}: {table[column].iloc[0]}" for column in common if table[column].iloc[0] != "-")
+    return line, table.drop(columns=common)

@@ -1,0 +1,86 @@
+"""Numbers and tables as HTML: each number names the runs behind it."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import pandas as pd
+
+from livt.companion.statistics import Estimate, estimate
+
+Show = Literal["mean", "spread", "interval"]
+
+
+def number(
+    measured: pd.DataFrame,
+    weights: Mapping[str, float] | str,
+    metric: str,
+    *,
+    show: Show = "spread",
+    digits: int = 1,
+    signed: bool = False,
+) -> str:
+    """Return a measured number as HTML that names the runs behind it, so that the book's build can check it.
+
+    measured: rows as from ``results``. ``weights``: the number is the sum of ``weights[arm] * metric`` within one seed;
+    a single arm's name stands for weight 1. ``show``: the mean over seeds, the mean ± standard deviation ("spread"), or
+    the 95 % Student-t interval of the mean. ``-`` stands for nothing measured. Raises ValueError where two rows are of
+    one arm and seed.
+    """
+    weights = {weights: 1} if isinstance(weights, str) else weights
+    rows = measured[measured.arm.isin(list(weights))].set_index(["seed", "arm"]).sort_index()
+    if rows.index.has_duplicates:
+        raise ValueError(f"two runs of one arm and seed: {rows.index[rows.index.duplicated()][0]}")
+    values: list[float] = []
+    terms: list[tuple[float, str, list[str]]] = [(weight, arm, []) for arm, weight in weights.items()]
+    for seed in sorted(measured.seed.unique()):
+        if all((seed, arm) in rows.index for arm in weights):
+            values.append(sum(w * rows.at[(seed, arm), metric] for arm, w in weights.items()))
+            for _, arm, ids in terms:
+                ids.append(rows.at[(seed, arm), "run"])
+    data = []
+    for weight, arm, ids in terms:
+        parts = rows.xs(arm, level="arm").part.unique() if ids else [""]
+        data.append([weight, f"{parts[0]}.{metric}" if parts[0] else metric, ids])
+    text = _text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)
+    attributes = {"data-terms": json.dumps(data, separators=(",", ":")), "data-show": show}
+    attributes |= {"data-digits": str(digits)} if digits != 1 else {}
+    attributes |= {"data-signed": "true"} if signed else {}
+    written = " ".join(f"{name}='{value}'" for name, value in attributes.items())
+    return f"<span {written}>{text}</span>"
+
+
+def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str:
+    form = f"{'+' if signed else ''}.{digits}f"
+    if e.n == 0 or (show == "interval" and e.n == 1):
+        return "-"
+    if show == "interval":
+        return f"{e.low:{form}} to {e.high:{form}}"
+    return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
+
+
+def plain(text: str) -> str:
+    """Return text without its HTML tags, for where only Markdown is read."""
+    return re.sub(r"</?span[^>]*>", "", text)
+
+
+def table(frame: pd.DataFrame, caption: str = "", csv: pd.DataFrame | None = None, name: str = "table") -> str:
+    """Return a frame of text as an HTML table, its cells taken as HTML, with a link that downloads ``csv``.
+
+    ``csv`` None downloads nothing; ``name`` is the file's name without its ending.
+    """
+    body = frame.to_html(escape=False, classes="livt-measured", border=0, na_rep="-", index_names=False)
+    for level in frame.index.names:  # pandas leaves the corner empty, or gives the names a row of their own
+        body = body.replace("<th></th>", f"<th>{level}</th>" if level else "<td></td>", 1)
+    if caption:
+        body = body.replace(">", f"><caption>{caption}</caption>", 1)
+    return f'<div class="livt-table">{body}</div>' + ("" if csv is None else download(csv, name))
+
+
+def download(frame: pd.DataFrame, name: str) -> str:
+    """Return a link, as HTML, that downloads the frame as ``<name>.csv``; the page itself holds the data."""
+    content = base64.b64encode(frame.to_csv(index=False).encode()).decode()
+    link = f'<a class="livt-download" download="{name}.csv" href="data:text/csv;base64,{content}">'
+    return f'<p class="livt-download">{link}Download {name}.csv</a> ({len(frame)} rows)</p>'

@@ -1,0 +1,1 @@
+"""Images: data sets by name or by folder, their batches, augmentation."""

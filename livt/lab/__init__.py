@@ -1,0 +1,1 @@
+"""What to train, what was trained, and where: recipes, suites, experiments, the run store, machines."""

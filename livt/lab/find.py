@@ -1,0 +1,127 @@
+"""From recipes to the records of their runs: the run store, else the promoted records, else missing.
+
+Matched by what names a run, without its images: nothing is loaded or trained, so that the book also shows what the
+machine that builds it cannot train.
+"""
+
+import json
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from livt.config import Recipe
+from livt.lab.failures import RunError
+from livt.lab.files import read_json
+from livt.lab.promoted import promoted_folder, read_promoted
+from livt.lab.runs import Record, RunStore
+from livt.lab.stages import STAGES
+
+
+def find(recipes: Iterable[Recipe], store: RunStore, stage: str = "") -> dict[Recipe, Record]:
+    """Return the record of each recipe that has one, in the order of the recipes; ``stage``: that one, else the last.
+
+    Raises RunError for a record that is damaged, and where a store has two of one recipe, of different images.
+    """
+    wanted = {recipe: _key(recipe.stage(stage or recipe.last_stage)) for recipe in recipes}
+    own, promoted = _stored(store, set(wanted.values())), _promoted()
+    found: dict[Recipe, Record] = {}
+    for recipe, key in wanted.items():
+        if key in own:
+            found[recipe] = store.load(own[key])
+        elif key in promoted:
+            found[recipe] = promoted[key]
+    return found
+
+
+def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
+    """Return the records of the runs that these start from, each once; those that neither place has are left out."""
+    promoted = read_promoted(promoted_folder())
+    found: dict[str, Record] = {}
+    for record in records:
+        for stage in STAGES:
+            source = record.result.get(f"{stage}_run")
+            if source and source not in found:
+                if store.is_finished(source):
+                    found[source] = store.load(source)
+                elif source in promoted:
+                    found[source] = promoted[source]
+    return list(found.values())
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
+def _stored(store: RunStore, wanted: Collection[str]) -> dict[str, str]:
+    """Return the ids of the store's finished runs by what names them, of those that are wanted."""
+    found: dict[str, str] = {}
+    for run_id in filter(store.is_finished, store.ids()):
+        path = store.root / run_id / "config.json"
+        key = _key(read_json(path, f"the run is damaged; delete the folder {path.parent} to train it anew"))
+        if key in wanted and key in found:
+            raise RunError(
+                f"{found[key]} and {run_id} in {store.root} are of one recipe and different images: keep one of them"
+            )
+        found[key] = run_id
+    return found
+
+
+def _promoted() -> dict[str, Record]:
+    return {_key(record.config): record for record in read_promoted(promoted_folder()).values()}
+
+
+# ---------------------------------------------------------------- one code in one table
+
+
+def kind(record: Record) -> tuple[str, str]:
+    """Return what a proof about one run is taken to say of others: they have the same stage and loss."""
+    return record.stage, record.config.get("finetune", {}).get("loss", "")
+
+
+def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
+    """Say how records that stand in one table were made by different training code, or return "".
+
+    Codes are taken as one where a run of the same stage and loss among ``known`` was trained by both and was equal to
+    the bit.
+    """
+    same: dict[tuple[tuple[str, str], str], set[str]] = {}
+    for record in (*known, *shown):
+        group = {record.code, *(proof["code"] for proof in record.proofs if proof["equal"])}
+        for code in list(group):
+            group |= same.get((kind(record), code), set())
+        for code in group:
+            same[kind(record), code] = group
+    if not shown or set.intersection(*(same[kind(record), record.code] for record in shown)):
+        return ""
+    by_code: dict[str, list[str]] = {}
+    for record in shown:
+        by_code.setdefault(record.code, []).append(record.id)
+    parts = "; ".join(f"{code}: {len(runs)} runs such as {runs[0]}" for code, runs in by_code.items())
+    return (
+        f"runs of different training code stand in one table ({parts}): train one of each loss again with "
+        "`python -m livt runs verify --retrain RUN`, which shows whether the codes are equal, or train all anew"
+    )
+
+
+_told = False
+
+
+def tell_of_other_code(recipes: Iterable[Recipe], store: RunStore) -> None:
+    """Say on stderr, once in a process, which stored runs were made by training code that is not the present one."""
+    global _told
+    other = []
+    for stage in STAGES:
+        having = [recipe for recipe in recipes if getattr(recipe, stage) is not None]
+        for recipe, record in find(having, store, stage).items():
+            present = STAGES[stage].code(recipe)
+            proven = {proof["code"] for proof in record.proofs if proof["equal"]}
+            if store.is_finished(record.id) and record.code != present and present not in proven:
+                other.append(record.id)
+    if other and not _told:
+        _told = True
+        named = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        print(
+            f"livt: note: in {store.root}, training code that has changed since made {named}: `python -m livt runs "
+            "verify --retrain RUN` shows whether that changes a result; to train a run anew, delete its folder",
+            file=sys.stderr,
+        )

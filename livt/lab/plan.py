@@ -1,0 +1,66 @@
+"""What is still to train: stages by run id, and which of them wait for which; the device to train on."""
+
+import sys
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from livt.config import Recipe
+from livt.lab.runs import RunStore
+
+
+class TimeIsUp(Exception):
+    """The time that was given for training is over; saved epochs are kept."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages to train, by run id, those before that others need; and the runs among them that each needs."""
+
+    stages: Mapping[str, tuple[str, Recipe]]
+    needs: Mapping[str, frozenset[str]]
+
+    @property
+    def ready(self) -> list[str]:
+        """The runs that wait for no other."""
+        return [run_id for run_id in self.stages if not self.needs.get(run_id)]
+
+    def follows(self, finished: str, trained: Container[str]) -> list[str]:
+        """Return the runs that can start now that one has finished; ``trained`` are all that have, this one too."""
+        waiting = (run_id for run_id, needed in self.needs.items() if finished in needed)
+        return [run_id for run_id in waiting if all(needed in trained for needed in self.needs[run_id])]
+
+    def behind(self, run_ids: Iterable[str]) -> set[str]:
+        """Return the runs that cannot be trained without these, at whatever remove."""
+        lost = set(run_ids)
+        for run_id in self.stages:  # what is needed comes first
+            if self.needs.get(run_id, frozenset()) & lost:
+                lost.add(run_id)
+        return lost - set(run_ids)
+
+    def progress_bar(self, shown: bool) -> tqdm:
+        """Return a bar over the epochs of all stages."""
+        total = sum(getattr(recipe, stage).epochs for stage, recipe in self.stages.values())
+        mininterval = 0.2 if sys.stderr.isatty() else 10.0
+        return tqdm(total=total, disable=not shown, unit="epoch", mininterval=mininterval)
+
+    def show(self, bar: tqdm, store: RunStore) -> None:
+        """Bring the bar to what the store holds."""
+        done = sum(store.is_finished(run_id) for run_id in self.stages)
+        bar.set_description(f"{done} of {len(self.stages)} runs", refresh=False)
+        bar.update(sum(store.progress(run_id) for run_id in self.stages) - bar.n)
+
+
+def usable_device(name: str) -> str:
+    """Return the device of a name, "auto" being the GPU where there is one. Raises ValueError for one of no use."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return name  # not tried: of several processes, each would take memory of the first GPU
+    try:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return name

@@ -1,0 +1,84 @@
+"""Promoted records: finished runs as small JSON files, which are committed and which the book shows."""
+
+import math
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import livt
+from livt.lab.failures import RunError
+from livt.lab.files import dump_json, read_json, sha256, write_atomically
+from livt.lab.runs import Record, RunStore
+
+
+def promoted_folder() -> Path:
+    """Return where promoted records lie: ``$LIVT_RESULTS``, else ``book/results`` of the checkout."""
+    return Path(os.environ.get("LIVT_RESULTS") or Path(livt.__file__).parents[1] / "book" / "results")
+
+
+def check_record(values: Mapping[str, Any], source: str) -> Record:
+    """Return a record read from JSON, or raise RunError naming ``source`` and what contradicts its configuration.
+
+    Checked: the digest of configuration and data, the number of epochs, the peak learning rate, and that the result is
+    that of the last epoch.
+    """
+    try:
+        record = Record(**{**values, "proofs": tuple(values.get("proofs", ()))})
+        score = "accuracy" if "accuracy" in record.result else "train_loss"
+        stage = record.config[record.stage]
+        found = {
+            "digest": RunStore.id(record.config, record.environment["data_digest"]),
+            "epochs": [row["epoch"] for row in record.metrics],
+            "peak learning rate": max(row["lr"] for row in record.metrics),
+            f"last {score}": record.metrics[-1][score],
+        }
+        expected = {
+            "digest": record.id,
+            "epochs": list(range(1, stage["epochs"] + 1)),
+            "peak learning rate": stage["base_lr"] * stage["batch_size"] / 256,
+            f"last {score}": record.result[score],
+        }
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise RunError(f"{source} is not a run record: {error!r}") from None
+    for name, value in expected.items():
+        same = math.isclose(found[name], value, rel_tol=1e-6) if isinstance(value, float) else found[name] == value
+        if not same:
+            raise RunError(f"{source}: the {name} is {found[name]}, but its configuration or result says {value}")
+    return record
+
+
+def promote(store: RunStore, run_id: str, folder: Path) -> Path:
+    """Write a finished run as a small JSON record into ``folder``; refuse one that contradicts its configuration."""
+    record = check_record(store.load(run_id).to_dict(), str(store.root / run_id))
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_record(record, folder)
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write a record into the folder of promoted ones."""
+    path = folder / f"{record.id}.json"
+    for leftover in folder.glob(f".{path.name}.*.tmp"):  # a kill may have left one
+        leftover.unlink(missing_ok=True)
+    write_atomically(path, dump_json({**record.to_dict(), "sha256": sha256(dump_json(record.to_dict()))}))
+    return path
+
+
+def read_promoted(folder: Path) -> dict[str, Record]:
+    """Return the promoted records of a folder by run id, each checked."""
+    files = sorted(folder.glob("*.json"))
+    return dict(_read(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)))
+
+
+@lru_cache(maxsize=4)
+def _read(files: tuple[tuple[Path, int, int], ...]) -> dict[str, Record]:
+    records = {}
+    for path, *_ in files:
+        values = read_json(path, "promote the run again")
+        seal = values.pop("sha256", None) if isinstance(values, dict) else None
+        record = check_record(values, str(path))
+        if seal != sha256(dump_json(record.to_dict())) or path.stem != record.id:
+            raise RunError(f"{path} was changed after its promotion: promote the run again")
+        records[record.id] = record
+    return records

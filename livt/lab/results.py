@@ -1,0 +1,88 @@
+"""The results of an experiment as tidy frames: a row per run, a column per metric; what is missing is trained."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from livt.config import Recipe
+from livt.lab.experiments import PAPER_LOSSES, arms, recipes
+from livt.lab.failures import RunError
+from livt.lab.find import find
+from livt.lab.runs import Record, RunStore
+from livt.lab.train import train_all
+
+METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95"]
+COLUMNS = ["arm", "loss", "size", "seed", *METRICS, "part", "run"]
+
+
+def reproduce(
+    experiment: str, suite: str, store: RunStore, seeds: Sequence[int] | None = None, **how: Any
+) -> pd.DataFrame:
+    """Train what the experiment lacks and return a row per fine-tuning run, with the columns ``COLUMNS``.
+
+    ``seeds`` None takes those of the suite. ``how`` is handed to :func:`livt.lab.train.train_all`.
+    """
+    wanted = recipes(experiment, suite, seeds)
+    train_all(wanted, store, **how)
+    return results(records(wanted, store), arms(experiment, suite))
+
+
+def table_of(
+    experiments: Sequence[str], suite: str, store: RunStore, seeds: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Return a row per run that has a record; of several experiments, with a column that names the experiment."""
+    tables = []
+    for name in experiments:
+        table = results(find(recipes(name, suite, seeds), store).values(), arms(name, suite))
+        if len(experiments) > 1:
+            table.insert(0, "experiment", name)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def records(recipes: Sequence[Recipe], store: RunStore) -> list[Record]:
+    """Return the record of each recipe. Raises RunError for one that is missing or damaged."""
+    found = find(recipes, store)
+    for recipe in recipes:
+        if recipe not in found:
+            raise RunError(f"no run of {recipe.data.name}, {recipe.finetune.loss}, seed {recipe.seed} in {store.root}")
+    return [found[recipe] for recipe in recipes]
+
+
+def results(
+    runs: Iterable[Record], arms: Mapping[str, Recipe] | None = None, part: Literal["", "posthoc"] = ""
+) -> pd.DataFrame:
+    """Return one tidy row per run and arm that it belongs to, in the order of the arms.
+
+    Values are percentages, nan for an empty group.
+
+    ``arms`` None takes the loss as the arm. Runs of no arm are left out. ``part`` "posthoc" gives the metrics of plain
+    losses after their balanced bias was taken from the logits at test; a run of a balanced loss has none.
+    """
+    names: dict[Recipe, list[str]] = {}
+    for name, recipe in (arms or {}).items():
+        names.setdefault(replace(recipe, seed=0), []).append(name)
+    rows = []
+    for run in runs:
+        recipe = run.recipe
+        found = run.result.get(part) if part else run.result
+        if found is None:
+            continue
+        for arm in names.get(replace(recipe, seed=0), []) if arms else [recipe.finetune.loss]:
+            about = {"arm": arm, "loss": recipe.finetune.loss, "size": recipe.model.size, "seed": recipe.seed}
+            rows.append({**about, **{name: found.get(name) for name in METRICS}, "part": part, "run": run.id})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(METRICS, float))
+    order = {name: i for i, name in enumerate(arms or PAPER_LOSSES)}
+    return table.sort_values("arm", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def curves(runs: Sequence[Record]) -> pd.DataFrame:
+    """Return one tidy row per run and epoch: loss, seed, run and the epoch's metrics."""
+    rows = [
+        {"loss": run.recipe.finetune.loss, "seed": run.recipe.seed, "run": run.id, **row}
+        for run in runs
+        for row in run.metrics
+    ]
+    return pd.DataFrame(rows)

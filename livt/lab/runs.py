@@ -1,0 +1,371 @@
+"""The run store: what training a recipe leaves on disk, and how to trust it.
+
+``<root>/<stage>-<digest>/`` holds ``config.json``, ``metrics.jsonl`` (a line per epoch), ``environment.json``,
+``weights.safetensors`` and ``result.json``; while training, ``resume.pt``. ``result.json`` is written last and lists
+the SHA-256 of the others: it is what makes a run finished. Every file appears whole (a temporary name, then a rename),
+and a lock makes two processes that ask for one run do the work once.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from livt import distributed
+from livt.config import STAGES, Recipe, digest
+from livt.lab.environment import environment, git_state
+from livt.lab.failures import RunError, cannot_write, explained
+from livt.lab.files import dump_json, flat, nan_to_none, read_json, sha256, write_atomically
+
+_SEALED = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors")
+QUICK = 1.0  # seconds: a state that is saved faster is saved after each epoch,
+SAVING = 0.05  # a larger one so seldom that saving takes this share of the time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished run, verified against its own checksums. ``metrics`` has one row per epoch.
+
+    ``proofs``: when the run was trained again, by what code and where, and whether it was equal to the bit.
+    """
+
+    id: str
+    stage: str
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    result: dict[str, Any]
+    environment: dict[str, Any]
+    proofs: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of a run whose configuration holds a whole one, as that of a fine-tuning run does."""
+        return Recipe.from_dict({k: v for k, v in self.config.items() if k not in ("format", "stage")})
+
+    @property
+    def code(self) -> str:
+        """The digest of the code that trained the run; of one from before it was recorded, the commit."""
+        return self.environment.get("code") or f"commit {(self.environment['commit'] or 'unknown')[:10]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {k: getattr(self, k) for k in ("id", "stage", "config", "metrics", "result", "environment")}
+        return values | ({"proofs": list(self.proofs)} if self.proofs else {})
+
+
+class OpenRun:
+    """A run whose lock this process holds: restore it, save it after each epoch, finish it.
+
+    ``metrics`` are the rows of the complete epochs. Of several processes that train one run, the leader alone writes.
+    """
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], data_digest: str, code: str = "", tensorboard: str = ""
+    ) -> None:
+        self.path = path
+        self.code = code
+        self.sources: dict[str, str] = {}  # by stage: the runs that this one starts from
+        self.tensorboard, self._writer = tensorboard, None
+        self.id = path.name
+        self.config = config
+        self.data_digest = data_digest
+        self.metrics: list[dict[str, Any]] = []
+        self.saved = 0  # epochs in the saved state
+        self._total = 0
+        self._wall_time, self._waited, self._waited_before, self._clock = 0.0, 0.0, 0.0, time.monotonic()
+        self._saved_at, self._saving = float("-inf"), 0.0  # when the state was last saved, and how long it took
+        self.finished = distributed.from_leader((path / "result.json").exists())
+        if not distributed.is_leader():
+            return
+        if self.finished:
+            if (path / "resume.pt").exists():  # a kill may have come between the seal and its removal
+                (path / "resume.pt").unlink(missing_ok=True)
+            return
+        git_state()  # now, while the code on disk is still the code that runs
+        path.mkdir(parents=True, exist_ok=True)
+        for leftover in path.glob(".*.tmp"):
+            leftover.unlink()
+        write_atomically(path / "config.json", dump_json(config))
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Bring back the last saved state, if there is one that fits.
+
+        One that is damaged, of another model, or of other training code is set aside, never deleted, and the run starts
+        again. It is read as weights and numbers only: no code in it can run. Raises RunError where several processes do
+        not find the same.
+        """
+        path = self.path / "resume.pt"
+        content = path.read_bytes() if path.exists() else None
+        if not distributed.agree(-1 if content is None else int.from_bytes(content[:7])):
+            raise RunError(f"the processes find different states of {self.path}: the run store is one folder for all")
+        if content is None:
+            return
+        try:
+            state = self._read_state(content, model, optimizer)
+        except ValueError as error:
+            if distributed.is_leader():
+                aside = path.with_name(f"resume-{sha256(content)[:8]}.pt")
+                os.replace(path, aside)
+                said = f"{path} {error}: it is kept as {aside.name}, and this run starts again from the beginning"
+                tqdm.write(said, file=sys.stderr)
+            return
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        self.metrics, self._wall_time = state["metrics"], state["wall_time_s"]
+        self.saved, self._waited_before = len(self.metrics), state.get("waited_s", 0.0)
+
+    def _read_state(self, content: bytes, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return a saved state that fits the model and the optimizer. Raises ValueError saying what is wrong."""
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError("is damaged")
+        try:
+            state = torch.load(io.BytesIO(content[32:]), weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError:
+            raise ValueError("holds more than weights and numbers, and was not read") from None
+        except Exception:  # a damaged pickle can fail in any way
+            raise ValueError("is no saved state") from None
+        if not isinstance(state, dict) or not {"model", "optimizer", "metrics", "wall_time_s"} <= state.keys():
+            raise ValueError("is no saved state")
+        if state.get("code", self.code) != self.code:
+            raise ValueError("was saved by other training code")
+        try:
+            own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+            if {name: tuple(value.shape) for name, value in state["model"].items()} != own:
+                raise ValueError("is of another model")
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for number, moments in state["optimizer"]["state"].items():
+                if any(value.ndim and value.shape != parameters[number].shape for value in moments.values()):
+                    raise ValueError("is of another model")
+            sizes = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+            if sizes != [len(group["params"]) for group in optimizer.param_groups]:
+                raise ValueError("is of another model")
+            if [row["epoch"] for row in state["metrics"]] != list(range(1, len(state["metrics"]) + 1)):
+                raise ValueError("counts its epochs wrongly")
+            float(state["wall_time_s"])
+        except (AttributeError, KeyError, IndexError, TypeError):
+            raise ValueError("is no saved state") from None
+        return state
+
+    def epochs(self, total: int, progress: bool) -> Iterator[int]:
+        """Yield the epochs still to train, counted from 0, under a progress bar."""
+        self._clock, self._total = time.monotonic(), total
+        done = len(self.metrics)
+        if self.tensorboard and distributed.is_leader():
+            self._writer = _summary_writer()(str(Path(self.tensorboard) / self.id), purge_step=done + 1)
+        hidden = not (progress and distributed.is_leader())
+        bar = tqdm(range(done, total), self.id, total, initial=done, disable=hidden, unit="epoch", mininterval=1)
+        yield from bar
+
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any], waited: float = 0.0
+    ) -> None:
+        """Add an epoch's metrics, and save the state after it, unless that takes long and was done a while ago.
+
+        Of the time since the run was opened, ``waited`` seconds went by for want of images.
+        """
+        now = time.monotonic()
+        self._wall_time, self._clock = self._wall_time + now - self._clock, now
+        self._waited = self._waited_before + waited
+        self.metrics.append(row)
+        if not distributed.is_leader():
+            return
+        recently = now - self._saved_at < self._saving / SAVING
+        if len(self.metrics) >= self._total or self._saving < QUICK or not recently:
+            self._save_state(model, optimizer)
+            self._saved_at = time.monotonic()
+            self._saving = self._saved_at - now
+        self._write_metrics()
+        if self._writer:
+            for name, value in flat(row):
+                if isinstance(value, int | float) and name != "epoch":
+                    self._writer.add_scalar(name.replace(".", "/"), value, row["epoch"])
+            self._writer.flush()
+
+    def _save_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        state = {
+            "code": self.code,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "metrics": self.metrics,
+            "wall_time_s": self._wall_time,
+            "waited_s": self._waited,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        write_atomically(self.path / "resume.pt", hashlib.sha256(content).digest(), content)
+        self.saved = len(self.metrics)
+
+    def _write_metrics(self) -> None:
+        rows = (json.dumps(nan_to_none(row), sort_keys=True, allow_nan=False) + "\n" for row in self.metrics)
+        write_atomically(self.path / "metrics.jsonl", "".join(rows).encode())
+
+    def finish(self, weights: dict[str, Tensor], result: dict[str, Any], images: int, device: torch.device) -> None:
+        """Write weights and environment, then seal the run with result.json; ``images`` were seen in training."""
+        if not distributed.is_leader():
+            return
+        self._write_metrics()
+        about = environment(device, self._wall_time, images, self._waited)
+        about |= {"data_digest": self.data_digest, "code": self.code}
+        write_atomically(self.path / "environment.json", dump_json(about))
+        tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+        write_atomically(self.path / "weights.safetensors", to_safetensors(tensors, metadata={"format": "pt"}))
+        starts = (stage for stage in STAGES[self.config["stage"]] if stage in self.config)
+        result = result | {f"{stage}_run": self.sources.get(stage) for stage in starts}
+        sealed = {"result": result, "files": {name: sha256((self.path / name).read_bytes()) for name in _SEALED}}
+        sealed = nan_to_none(sealed)
+        write_atomically(self.path / "result.json", dump_json({**sealed, "sha256": sha256(dump_json(sealed))}))
+        (self.path / "resume.pt").unlink(missing_ok=True)
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RunError("writing for TensorBoard needs its package: pip install 'livt[tensorboard]'") from None
+    return SummaryWriter
+
+
+class RunStore:
+    """All runs below one folder: ``root``, else ``$LIVT_RUNS``, else ``runs/``.
+
+    ``tensorboard``: a folder that gets each epoch's numbers for TensorBoard as well.
+    """
+
+    def __init__(self, root: Path | str = "", tensorboard: str = "") -> None:
+        self.root = Path(root or os.environ.get("LIVT_RUNS") or "runs")
+        self.tensorboard = tensorboard
+        if tensorboard:
+            _summary_writer()  # said before anything trains
+
+    @staticmethod
+    def id(config: dict[str, Any], data_digest: str) -> str:
+        """Return the run id of a stage configuration and its data, ``<stage>-<digest>``."""
+        return f"{config['stage']}-{digest(config, data_digest)}"
+
+    @contextmanager
+    def open(
+        self, config: dict[str, Any], data_digest: str, device: torch.device | None = None, code: str = ""
+    ) -> Iterator[OpenRun]:
+        """Hold the lock of the run of this stage configuration and data; wait while another process holds it.
+
+        ``device``: a GPU whose peak memory is that of this run. ``code``: the digest of the code that trains it.
+
+        Raises RunError where the store cannot be written, and where memory runs out under the lock.
+        """
+        path = self.root / self.id(config, data_digest)
+        lock = FileLock(self.root / f".{path.name}.lock")
+        try:
+            if distributed.is_leader() and not self.is_finished(path.name):
+                self.root.mkdir(parents=True, exist_ok=True)
+            waiting = not self._acquire(lock, path.name, 0)
+            if waiting and distributed.is_leader():
+                tqdm.write(f"{path.name}: another process is training this run; waiting for it", file=sys.stderr)
+            while waiting:
+                waiting = not self._acquire(lock, path.name, 10)
+        except OSError as error:
+            raise RunError(cannot_write(self.root, error)) from None
+        try:
+            run = OpenRun(path, config, data_digest, code, self.tensorboard)
+            if device and device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            yield run
+        except (MemoryError, RuntimeError) as error:
+            told = explained(error, path.name, config)
+            if told is None:
+                raise
+            raise told from None
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock, run_id: str, seconds: float) -> bool:
+        """Let the leader get the lock of a run for all processes, unless the run is finished; tell whether that is so.
+
+        One exchange between the processes lasts no longer than ``seconds``.
+        """
+        got = True
+        if distributed.is_leader() and not self.is_finished(run_id):
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout:
+                got = False
+        return distributed.from_leader(got)
+
+    def ids(self) -> list[str]:
+        """Return the names of all runs, finished or not, sorted."""
+        folders = (p for stage in STAGES for p in self.root.glob(f"{stage}-*") if p.is_dir())
+        return sorted(p.name for p in folders)
+
+    def find(self, name: str) -> str:
+        """Return the id of the one run whose name or digest begins with ``name``."""
+        matches = [i for i in self.ids() if i.startswith(name) or i.split("-", 1)[1].startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        found = f"fits {', '.join(matches)}" if matches else "fits none"
+        raise RunError(f"no single run {name!r} in {self.root}: it {found}")
+
+    def progress(self, run_id: str) -> int:
+        """Return the number of complete epochs of a run, also of one in training."""
+        try:
+            return (self.root / run_id / "metrics.jsonl").read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+    def is_finished(self, run_id: str) -> bool:
+        return (self.root / run_id / "result.json").exists()
+
+    def load(self, run_id: str) -> Record:
+        """Return a finished run, after checking every file. Raises RunError naming what is missing or damaged."""
+        path = self.root / run_id
+        if not path.is_dir():
+            raise RunError(f"there is no run {run_id} in {self.root}")
+        if not (path / "result.json").exists():
+            raise RunError(f"{path / 'result.json'} is missing: the run is not finished; train it again")
+        remedy = f"the run is damaged; delete the folder {path} to train it anew"
+
+        sealed = read_json(path / "result.json", remedy)
+        if not isinstance(sealed, dict) or set(sealed) != {"result", "files", "sha256"}:
+            raise RunError(f"{path / 'result.json'} lacks its entries: {remedy}")
+        if sealed.pop("sha256") != sha256(dump_json(sealed)):
+            raise RunError(f"{path / 'result.json'} does not match its checksum: {remedy}")
+        for name in _SEALED:
+            if not (path / name).exists():
+                raise RunError(f"{path / name} is missing: {remedy}")
+            if sha256((path / name).read_bytes()) != sealed["files"][name]:
+                raise RunError(f"{path / name} does not match its checksum: {remedy}")
+        config = read_json(path / "config.json", remedy)
+        environment = read_json(path / "environment.json", remedy)
+        if run_id != self.id(config, environment["data_digest"]):
+            raise RunError(f"{path / 'config.json'} is not the configuration of {run_id}: {remedy}")
+        rows = (path / "metrics.jsonl").read_text().splitlines()
+        proofs = path / "proofs.json"
+        return Record(
+            id=run_id,
+            stage=config["stage"],
+            config=config,
+            metrics=[json.loads(row) for row in rows],
+            result=sealed["result"],
+            environment=environment,
+            proofs=tuple(read_json(proofs, f"delete {proofs}")) if proofs.exists() else (),
+        )
+
+    def load_for_all(self, run_id: str) -> Record:
+        """Return :meth:`load` of the leader in each process of a training: others may not see its files yet."""
+        return distributed.from_leader(self.load(run_id) if distributed.is_leader() else None)
+
+    def weights(self, run_id: str) -> Path:
+        """Return the weights file of a run; ``load`` has verified it."""
+        return self.root / run_id / "weights.safetensors"

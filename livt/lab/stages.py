@@ -1,0 +1,91 @@
+"""The stages of training: how each is trained, and what it hands to those that start from it.
+
+``livt.config.STAGES`` says which stage starts from which; nothing else needs to know how many there are.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from livt.config import Engine, Recipe
+from livt.data.sets import check_fit, load_dataset
+from livt.finetune import finetune
+from livt.lab.environment import code_of
+from livt.lab.failures import RunError
+from livt.lab.runs import Record, RunStore
+from livt.losses import find
+from livt.mae import encoder_weights
+from livt.pretrain import pretrain
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How a stage is trained.
+
+    train: a loop, called with recipe, images, the open run, ``device``, ``progress``, ``engine``, and the weights that
+    it needs under the names that ``needs`` gives them, by the stage that hands them over. gives: what the stage hands
+    over, from the weights of its run. uses: modules that the loop calls by a name of the recipe, as the loss.
+    """
+
+    train: Callable[..., None]
+    needs: Mapping[str, str] = field(default_factory=dict)
+    gives: Callable[[Weights], Weights] = dict
+    uses: Callable[[Recipe], list[str]] = lambda recipe: []
+
+    def code(self, recipe: Recipe) -> str:
+        """Return the digest of the code that trains this stage of a recipe."""
+        return code_of(self.train.__module__, *self.uses(recipe))
+
+
+STAGES = {
+    "pretrain": Stage(train=pretrain, gives=encoder_weights),
+    "finetune": Stage(
+        train=finetune,
+        needs={"pretrain": "encoder"},
+        uses=lambda recipe: [find(recipe.finetune.loss, recipe.finetune.tau).create.__module__],
+    ),
+}
+
+
+def run_id(stage: str, recipe: Recipe, store: RunStore) -> str:
+    """Return the id of the run of a recipe's stage; its images are read for it."""
+    return store.id(recipe.stage(stage), load_dataset(recipe.data_of(stage)).digest)
+
+
+def train(
+    stage: str,
+    recipe: Recipe,
+    store: RunStore,
+    *,
+    device: str = "cpu",
+    progress: bool = True,
+    engine: Engine = Engine(),
+) -> Record:
+    """Train a stage of a recipe, or return the finished run; resume what was interrupted.
+
+    Raises ValueError for settings that do not fit the data, RunError for a damaged run, or where a run that the stage
+    starts from is missing or unfinished, NonFiniteLossError when the loss is no longer a number.
+    """
+    check_fit(recipe)
+    recipe_config, data, on = recipe.stage(stage), load_dataset(recipe.data_of(stage)), torch.device(device)
+    with store.open(recipe_config, data.digest, on, STAGES[stage].code(recipe)) as run:
+        if not run.finished:
+            given: dict[str, Any] = {}
+            for need in recipe.needs(stage):
+                run.sources[need] = run_id(need, recipe, store)
+                given[STAGES[stage].needs[need]] = STAGES[need].gives(_weights(run.sources[need], need, store))
+            STAGES[stage].train(recipe, data, run, device=on, progress=progress, engine=engine, **given)
+    return store.load_for_all(run.id)
+
+
+def _weights(source: str, stage: str, store: RunStore) -> Weights:
+    if not store.is_finished(source):
+        raise RunError(f"the {stage} run {source} is not finished in {store.root}: train this stage first")
+    store.load(source)
+    return load_file(store.weights(source))

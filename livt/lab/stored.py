@@ -1,0 +1,63 @@
+"""Models of finished runs: evaluated again, or written for other code."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from livt.data.augment import Augment, evaluation_crop
+from livt.data.images import FileSplit
+from livt.data.sets import Dataset, load_dataset
+from livt.evaluate import predict
+from livt.finetune import create_classifier
+from livt.lab.failures import RunError
+from livt.lab.files import dump_json, write_atomically
+from livt.lab.runs import Record, RunStore
+from livt.models import place, timm_config
+
+
+def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return raw logits [N, C] and labels [N] of a fine-tuned run on its evaluation split, from its stored weights.
+
+    Raises ValueError for a pretraining run, RunError where the data have changed since the run.
+    """
+    data, recipe = data_of(record), record.recipe
+    vit = create_classifier(recipe, data.num_classes)
+    vit.load_state_dict(load_file(store.weights(record.id)))
+    augment = Augment(recipe.finetune.augment, data.mean, data.std)
+    place(vit, torch.device(device), recipe.finetune.precision)
+    return predict(vit, data.evaluation, augment, recipe.finetune.precision)
+
+
+def data_of(record: Record) -> Dataset:
+    """Return the data set of a fine-tuned run.
+
+    Raises ValueError for a pretraining run, RunError where the data have changed since the run.
+    """
+    if record.stage != "finetune":
+        raise ValueError(f"{record.id} is a pretraining run: it has no classifier")
+    recipe = record.recipe
+    data = load_dataset(recipe.data)
+    if data.digest != record.environment["data_digest"]:
+        change = f"its digest is {data.digest}, not {record.environment['data_digest']}"
+        raise RunError(
+            f"the data {recipe.data.name} has changed since {record.id}: {change}; restore the data, or train again"
+        )
+    return data
+
+
+def save_for_timm(record: Record, store: RunStore, folder: Path) -> None:
+    """Write a fine-tuned run's model as ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it.
+
+    ``folder`` gets ``model.safetensors`` and ``config.json``, the latter last. Raises ValueError for a pretraining run,
+    RunError where the data, whose mean and deviation belong to the model, have changed since the run.
+    """
+    data = data_of(record)
+    recipe = record.recipe
+    size, patch_size = recipe.data.size, recipe.model.patch_size
+    crop = evaluation_crop(size[0]) if isinstance(data.evaluation, FileSplit) else 1.0  # in memory are whole images
+    config = timm_config(recipe.model.size, size, patch_size, data.num_classes, data.mean, data.std, crop)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "model.safetensors", store.weights(record.id).read_bytes())
+    write_atomically(folder / "config.json", dump_json(config))

@@ -1,0 +1,78 @@
+"""Suites: a data set with its recipes, sizes, lengths and seeds; what the experiments train, and a build shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from livt.config import Recipe
+from livt.lab.recipes import (
+    digit_pairs,
+    digit_pairs_short,
+    imagenet_lt,
+    smoke,
+    tiny_imagenet_lt,
+    tiny_imagenet_lt_short,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What the experiments train on one data set.
+
+    title: the data, as a page names them. main: the recipe of the loss ablation. sweep: the recipe that other
+    experiments vary, shorter where their number would cost too much. sizes: model sizes, smallest first. lengths:
+    epochs of fine-tuning to compare. seeds: of every experiment; seeds_of: of one, where it has others. experiments:
+    their names, None for all. part_of: the suite that this one is trained with.
+    """
+
+    title: str
+    main: Recipe
+    sweep: Recipe
+    sizes: tuple[str, ...]
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    experiments: tuple[str, ...] | None = None
+    part_of: str = ""
+
+
+SUITES: dict[str, Suite] = {
+    "smoke": Suite(
+        title="single digits, untrained",
+        main=smoke(),
+        sweep=smoke(),
+        sizes=("femto", "pico"),
+        lengths=(2, 3),
+    ),
+    "digits": Suite(
+        title="digit pairs",
+        main=digit_pairs(),
+        sweep=digit_pairs_short(),
+        sizes=("femto", "pico", "micro"),
+        lengths=(8, 15, 30),
+    ),
+    "gpu": Suite(
+        title="Tiny-ImageNet-LT, 64 px",
+        main=tiny_imagenet_lt(),
+        sweep=tiny_imagenet_lt_short(),
+        sizes=("nano", "tiny", "small"),
+        lengths=(15, 30, 60),
+    ),
+    "paper": Suite(
+        title="ImageNet-LT",
+        main=imagenet_lt(),
+        sweep=imagenet_lt(),
+        sizes=("tiny", "small", "base", "large"),
+        lengths=(25, 50, 100),
+    ),
+}
+# The old word for a suite, and the one name that has changed with it.
+RENAMED = {"profile": "suite", "cpu": "digits"}
+
+
+def with_parts(name: str) -> list[str]:
+    """Return the names of a suite and of those that are trained with it.
+
+    >>> with_parts("digits")
+    ['digits']
+    """
+    return [other for other, suite in SUITES.items() if name in (other, suite.part_of)]
