@@ -118,6 +118,7 @@ class DataConfig(_Section):
     ``balanced`` spreads as many images evenly over the classes. ``image_size`` None keeps the native size; the large
     sets (``FILE_DATASETS``) have none. ``evaluation`` "validation" sets training images apart to choose settings by;
     "test" is for reporting. ``validation_images`` are those of each class; the embedded sets have their own number.
+    ``draw``: another number draws other training images of the pool, with the same counts.
     """
 
     name: str
@@ -127,6 +128,7 @@ class DataConfig(_Section):
     image_size: int | None = None
     evaluation: str = "test"
     validation_images: int = since(2, 20)
+    draw: int = since(2, 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,6 +146,7 @@ class DataConfig(_Section):
                 f"{self.max_count}: the smallest class needs an image",
             )
         _require(self.validation_images > 0, "data.validation_images must be positive")
+        _require(self.draw >= 0, "data.draw must not be negative")
         _require(self.image_size is None or self.image_size > 0, "data.image_size must be positive")
         _require(
             self.image_size is not None or self.name in DATASETS,

@@ -76,7 +76,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 
     Raises DataError where the data folder, a class, or an image cannot be used.
     """
-    # One fixed seed: which images train and which evaluate is a property of the data set, not of a run.
+    # Fixed seeds: which images train and which evaluate is a property of the data set, not of a run.
     generator = np.random.default_rng(0)
     if config.in_files:
         return _file_dataset(config, generator)
@@ -201,7 +201,8 @@ def _digit_pairs(config: DataConfig, generator: np.random.Generator) -> tuple[Sp
     groups = _scan_groups(generator)
     rank = generator.random(100).argsort()
     counts = profile_counts(config, np.zeros(100, dtype=np.int64))[rank]
-    train = _compose([g[2] for g in groups], counts, generator, config)
+    drawn = np.random.default_rng(config.draw) if config.draw else generator
+    train = _compose([g[2] for g in groups], counts, drawn, config)
     held_out = [g[1 if config.evaluation == "validation" else 0] for g in groups]
     return train, _compose(held_out, np.full(100, PAIRS_PER_CLASS), generator, config)
 
@@ -286,6 +287,8 @@ def _tiny_imagenet_counts(config: DataConfig, available: NDArray[np.int64], clas
 def _subset(
     labels: NDArray[np.int64], counts: NDArray[np.int64], generator: np.random.Generator, config: DataConfig
 ) -> NDArray[np.int64]:
+    if config.draw:
+        generator = np.random.default_rng(config.draw)
     try:
         return subset_indices(labels, counts, generator)
     except ValueError as error:
