@@ -1,10 +1,134 @@
-"""What a chapter begins with: its parameters, checked."""
+"""What a chapter begins with: its parameters, checked; its runs, trained or found; and all suites that it can show."""
 
 import ast
 import contextlib
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from livt.companion import plots
+from livt.config import Recipe
+from livt.data.sets import Dataset, load_dataset
+from livt.lab import experiments
+from livt.lab.find import find, starts
+from livt.lab.results import curves, results
+from livt.lab.runs import Record, RunStore
+from livt.lab.suites import RENAMED, SUITES, Suite
+from livt.lab.train import train_all
+
+UNSHOWN = ("smoke",)  # suites that learn nothing: shown only where they are what was asked for
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One experiment on one suite, as a chapter shows it.
+
+    name: of the suite. arms: recipes at seed 0. records: of the fine-tuning runs, in the order of arms and seeds.
+    """
+
+    name: str
+    arms: Mapping[str, Recipe]
+    records: tuple[Record, ...]
+    store: RunStore
+
+    @property
+    def suite(self) -> Suite:
+        return SUITES[self.name]
+
+    @property
+    def title(self) -> str:
+        """The data, and how many seeds: what stands above a panel, a column, or a tab."""
+        return f"{self.suite.title}, {self.measured.seed.nunique()} seeds"
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """A row per run and arm, as from ``livt.lab.results.results``."""
+        return results(self.records, self.arms)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """A row per run and epoch."""
+        return curves(self.records)
+
+    @cached_property
+    def starts(self) -> list[Record]:
+        """The pretraining runs that these runs start from."""
+        return starts(self.records, self.store)
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Training images of each class, [C], as the first run had them."""
+        return np.array(self.records[0].result["class_counts"])
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, percent."""
+        return 100 / len(self.class_counts)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An open chapter: what it was told, and where its runs are. ``parameters`` holds all that it was told."""
+
+    parameters: SimpleNamespace
+    suite: str
+    seeds: tuple[int, ...]
+    device: str
+    store: RunStore
+
+    def recipes(self, experiment: str) -> list[Recipe]:
+        """Return the recipes of an experiment on the suite that this chapter trains."""
+        return experiments.recipes(experiment, self.suite, self.seeds or None)
+
+    def data(self, experiment: str) -> Dataset:
+        """Return the images of an experiment's first arm on the suite that this chapter trains."""
+        return load_dataset(self.recipes(experiment)[0].data)
+
+    def train(self, *names: str) -> None:
+        """Train what the run store lacks of some experiments."""
+        wanted = [recipe for name in names for recipe in self.recipes(name)]
+        train_all(wanted, self.store, jobs=self.parameters.jobs or None, device=self.device)
+
+    def panel(self, *names: str) -> Panel:
+        """Return the experiments on the suite that this chapter trains, as one."""
+        return self._panel(self.suite, names)
+
+    def panels(self, *names: str) -> list[Panel]:
+        """Return the experiments on every suite that has records of all, this chapter's own suite first."""
+        others = [name for name in SUITES if name not in (self.suite, *UNSHOWN)]
+        every = [self._panel(name, names) for name in (self.suite, *others)]
+        return [panel for panel in every if panel.records]
+
+    def _panel(self, suite: str, names: Iterable[str]) -> Panel:
+        arms: dict[str, Recipe] = {}
+        wanted: list[Recipe] = []
+        for name in names:
+            if name in (SUITES[suite].experiments or experiments.EXPERIMENTS):
+                arms |= experiments.arms(name, suite)
+                own = self.seeds if suite == self.suite else ()
+                wanted += experiments.recipes(name, suite, own or None)
+        return Panel(suite, arms, tuple(find(dict.fromkeys(wanted), self.store).values()), self.store)
+
+
+def open_chapter(namespace: MutableMapping[str, Any], **more: Any) -> Chapter:
+    """Check a notebook's parameters and set the style of its figures; call it with ``globals()`` behind them.
+
+    Every chapter takes ``suite``, ``seeds`` (empty: those of the suite), ``device`` and ``jobs``; ``more`` gives the
+    kinds of others, as for :func:`check_parameters`. Raises ValueError for a parameter that is unknown or ill-typed.
+    """
+    kinds = {"suite": tuple(SUITES), "seeds": list[int], "device": ("auto", "cpu", "cuda"), "jobs": int}
+    parameters = check_parameters(namespace, **kinds, **more)
+    plots.use_style()
+    on_gpu = parameters.device == "cuda" or (parameters.device == "auto" and torch.cuda.is_available())
+    device = "cuda" if on_gpu else "cpu"
+    return Chapter(parameters, parameters.suite, tuple(parameters.seeds), device, RunStore())
 
 
 def check_parameters(namespace: MutableMapping[str, Any], **allowed: Any) -> SimpleNamespace:
@@ -18,6 +142,10 @@ def check_parameters(namespace: MutableMapping[str, Any], **allowed: Any) -> Sim
     literals = (bool, int, float, str, list, tuple, dict, type(None))
     given = {k for k, v in namespace.items() if isinstance(v, literals) and not k.startswith("_")} - {"In", "Out"}
     unknown = sorted(given - allowed.keys()) if "_parameters_checked" not in namespace else []
+    for name in unknown:
+        if name in RENAMED:
+            value = RENAMED.get(namespace[name], namespace[name])
+            raise ValueError(f"parameter {name} is now {RENAMED[name]}: give {RENAMED[name]}={value}")
     if unknown:
         raise ValueError(f"unknown parameter {', '.join(unknown)}; this notebook takes {', '.join(allowed)}")
     namespace["_parameters_checked"] = True  # the cell may run again, when the notebook has values of its own
@@ -33,7 +161,7 @@ def _check_parameter(name: str, value: Any, kind: Any) -> Any:
         with contextlib.suppress(ValueError, SyntaxError):  # the check below names the type it should have
             value = ast.literal_eval(value)
     if kind == list[int]:
-        fits = isinstance(value, list | tuple) and len(value) > 0 and all(type(v) is int and v >= 0 for v in value)
+        fits = isinstance(value, list | tuple) and all(type(v) is int and v >= 0 for v in value)
         if not fits or len(set(value)) != len(value):
             raise ValueError(f"parameter {name} must be a list of different whole numbers, like [0, 1], not {value!r}")
         return list(value)

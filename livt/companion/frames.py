@@ -1,9 +1,12 @@
 """Frames that a chapter shows: measured beside published, judged contrasts, what made the runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
 import pandas as pd
 
+from livt.companion import report
+from livt.companion.chapter import Panel
 from livt.companion.claims import Contrast, claims
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
@@ -101,18 +104,45 @@ def per_run(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict_sentence(measured: pd.DataFrame, *, chance: float | None = None) -> str:
-    """Return the ablation's answer in one Markdown sentence, computed from the runs; ``chance`` as for ``judge``."""
-    ledger = {claim.id: claim.contrasts[0] for claim in claims() if claim.id in ("C5", "C6")}
+def verdict_sentence(
+    measured: pd.DataFrame, ids: Sequence[str], sizes: Sequence[str] = (), *, chance: float | None = None
+) -> str:
+    """Return what the runs say of some claims in one Markdown sentence; ``sizes`` and ``chance`` as for ``ledger``."""
     parts, seeds = [], 0
-    for contrast in ledger.values():
-        row = judge(measured, [contrast], chance=chance).iloc[0]
-        seeds = row["n"]
-        parts.append(
-            f"{contrast.label} is {row['measured']} points (95 % interval {row['95 % interval']}; "
-            f"paper {row['paper']}): **{row['verdict']}**"
-        )
+    for claim in claims(sizes):
+        for contrast in claim.contrasts if claim.id in ids else ():
+            row = judge(measured, [contrast], chance=chance).iloc[0]
+            seeds = max(seeds, row["n"])
+            parts.append(
+                f"{contrast.label} is {row['measured']} points (95 % interval {row['95 % interval']}; "
+                f"paper {row['paper']}): **{row['verdict']}**"
+            )
     return f"Over {seeds} seeds, {'; '.join(parts)}."
+
+
+def judged_table(
+    measured: pd.DataFrame, ids: Sequence[str], sizes: Sequence[str] = (), *, chance: float | None = None
+) -> str:
+    """Return the contrasts of some claims as an HTML table, the verdict first."""
+    judged = pd.concat(
+        {claim.id: judge(measured, claim.contrasts, chance=chance) for claim in claims(sizes) if claim.id in ids}
+    )
+    shown = judged[["verdict", *judged.columns.drop("verdict")]].rename_axis(["claim", "difference, in points"])
+    return report.table(shown)
+
+
+def sources(panels: Iterable[Panel]) -> str:
+    """Return where the numbers of a chapter come from, as HTML: a row per run, what made it, and what they share."""
+    parts = []
+    for panel in panels:
+        common, made_by = provenance([*panel.starts, *panel.records])
+        each, made = per_run(panel.measured), report.table(made_by.set_index("run"))
+        parts.append(
+            f"<p>{escape(panel.title)}. {escape(common)}</p>"
+            + report.folded(f"Each run ({len(each)})", report.table(each.set_index("arm")))
+            + report.folded(f"What made each run and what it starts from ({len(made_by)})", made)
+        )
+    return "".join(parts)
 
 
 def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:

@@ -6,10 +6,8 @@ slider changes. Where it does not run, as in a notebook, the image stays.
 Shapes: ``B`` images, ``C`` classes, ``L`` patches, ``H`` rows and ``W`` columns of pixels.
 """
 
-import io
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -20,26 +18,13 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from livt.companion.plots import COLOURS
+from livt.companion.plots import COLOURS, static_image
 from livt.companion.published import LOSS_NAMES
 from livt.longtail import check_class_counts, exponential_counts
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
 
 # Each pixel of a live image is an element of the page.
 MAX_PIXELS = 4096
-
-
-def static_image(figure: Figure, alt: str) -> str:
-    """Close ``figure`` and return it as an ``<img>`` that needs no file. ``alt`` says what it shows."""
-    if len(alt.strip()) < 20:
-        raise ValueError(f"alt must describe the figure in a sentence, not {alt!r}")
-    buffer = io.BytesIO()
-    with plt.rc_context({"svg.hashsalt": "livt", "svg.fonttype": "none"}):  # the same figure is the same text
-        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
-    plt.close(figure)
-    # Four digits are a hundredth of a pixel.
-    svg = re.sub(rb"(\d+\.\d\d)\d+", rb"\1", buffer.getvalue())
-    return f'<img src="data:image/svg+xml;base64,{b64encode(svg).decode()}" alt="{escape(alt.strip())}">'
 
 
 def bias_explorer(

@@ -1,9 +1,11 @@
 """Numbers and tables as HTML: each number names the runs behind it."""
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Mapping
+from html import escape
 from typing import Literal
 
 import pandas as pd
@@ -84,3 +86,27 @@ def download(frame: pd.DataFrame, name: str) -> str:
     content = base64.b64encode(frame.to_csv(index=False).encode()).decode()
     link = f'<a class="livt-download" download="{name}.csv" href="data:text/csv;base64,{content}">'
     return f'<p class="livt-download">{link}Download {name}.csv</a> ({len(frame)} rows)</p>'
+
+
+def tabs(panels: Mapping[str, str]) -> str:
+    """Return pieces of HTML, by title, as tabs that need no script; in print all stand below each other. One has none.
+
+    >>> tabs({"digits": "<p>1</p>"})
+    '<p>1</p>'
+    """
+    if len(panels) == 1:
+        return next(iter(panels.values()))
+    group = f"tabs-{hashlib.sha256(''.join(panels.values()).encode()).hexdigest()[:10]}"
+    parts = []
+    for number, (title, content) in enumerate(panels.items()):
+        name, checked = f"{group}-{number}", " checked" if number == 0 else ""
+        parts.append(
+            f'<input type="radio" name="{group}" id="{name}"{checked}><label for="{name}">{escape(title)}</label>'
+            f'<div class="livt-tab"><p class="livt-tab-title">{escape(title)}</p>{content}</div>'
+        )
+    return f'<div class="livt-tabs">{"".join(parts)}</div>'
+
+
+def folded(summary: str, content: str) -> str:
+    """Return HTML that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"

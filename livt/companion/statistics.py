@@ -35,6 +35,15 @@ def estimate(values: Sequence[float] | pd.Series) -> Estimate:
     return Estimate(n=x.size, mean=mean, std=std, low=mean - half, high=mean + half)
 
 
+def sign(e: Estimate) -> int:
+    """Return 1 or -1 where the 95 % interval lies above or below zero; 0 where it does not tell, or n is below three.
+
+    >>> sign(estimate([1.0, 1.1, 1.2])), sign(estimate([-1.0, 2.0, 3.0]))
+    (1, 0)
+    """
+    return 0 if e.n < 3 else int(e.low > 0) - int(e.high < 0)
+
+
 def verdict(values: Sequence[float] | pd.Series, *, floor: float, threshold: float) -> str:
     """Judge one number per seed against a claim's floor and threshold: one of ``VERDICTS``.
 
