@@ -1,6 +1,6 @@
 # Everything a person or CI runs. `make` alone lists the targets.
 PYTHON ?= python3
-PROFILE ?= cpu
+SUITE ?= digits
 PORT ?= 8000
 MINUTES ?= 17
 GPU_PYTHON ?= .venv/bin/python
@@ -8,12 +8,16 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export LIVT_DATA LIVT_RUNS
 
+ifdef PROFILE
+$(error PROFILE is now SUITE: make book SUITE=$(if $(filter cpu,$(PROFILE)),digits,$(PROFILE)))
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help install book pdf serve test test-slow check bench gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  PROFILE=smoke|cpu|gpu|paper  PORT=8000  MINUTES=17  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
+	@echo "  SUITE=smoke|digits|gpu|paper  PORT=8000  MINUTES=17  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
 
 $(STAMP): pyproject.toml livt/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "livt needs Python >= 3.11; set PYTHON=")'
@@ -23,8 +27,8 @@ $(STAMP): pyproject.toml livt/__init__.py
 
 install: $(STAMP) ## create .venv and install everything
 
-book: $(STAMP) ## run the notebooks at PROFILE and build the book
-	$(BIN)/python book/build.py --profile $(PROFILE)
+book: $(STAMP) ## train SUITE, run the notebooks and build the book
+	$(BIN)/python book/build.py --suite $(SUITE)
 
 pdf: book ## the book as one PDF, book/_build/livt.pdf; needs Chromium
 	$(BIN)/python book/pdf.py
@@ -50,12 +54,12 @@ bench: $(STAMP) ## speed of the losses and of training steps beside their peers,
 		$(if $(RECORD),--benchmark-json=$(RECORD))
 
 # The bench has 6 minutes, and whatever becomes of it, the training starts.
-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP)) ## on a GPU: measure speed, train what profile gpu shows in MINUTES, export it to gpu_runs.tar
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP)) ## on a GPU: measure speed, train what suite gpu shows in MINUTES, export it to gpu_runs.tar
 	@$(GPU_PYTHON) -c 'import pytest_benchmark, transformers' || $(GPU_PYTHON) -m pip install pytest-benchmark 'transformers>=4.50' \
 		|| echo 'make: without pytest-benchmark and transformers speed is not measured' >&2
 	-timeout --signal INT --kill-after 20 360 $(GPU_PYTHON) -m pytest tests/bench -k 'not compiled' --benchmark-only \
 		--benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-json=gpu_bench.json
-	$(GPU_PYTHON) -m livt reproduce loss_ablation recipes_lt_vs_balanced model_size --profile gpu --jobs 6 \
+	$(GPU_PYTHON) -m livt reproduce loss_ablation recipes_lt_vs_balanced model_size --suite gpu --jobs 6 \
 		--minutes $(MINUTES) --export gpu_runs.tar
 
 clean: ## remove what building made; keeps .venv and the run store

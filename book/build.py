@@ -1,4 +1,4 @@
-"""Build the book: train what the run store lacks, run the notebooks at one profile, check their numbers, render.
+"""Build the book: train what the run store lacks of one suite, run the notebooks, check their numbers, render.
 
 Executed notebooks go to ``book/notebooks/``, each only when it has run to its end. What was trained stays in the run
 store, so a second build trains nothing.
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -20,12 +20,12 @@ import papermill
 import torch
 from check import check_notebooks, compare_promoted, reader
 
-from livt.__main__ import PROFILE_NAMES
 from livt.lab.experiments import everything
 from livt.lab.failures import RunError
 from livt.lab.files import write_atomically
 from livt.lab.promoted import read_promoted
 from livt.lab.runs import RunStore
+from livt.lab.suites import SUITES
 from livt.lab.train import train_all
 
 BOOK = Path(__file__).resolve().parent
@@ -41,14 +41,16 @@ MATHJAX_KEPT = (
     "sre/mathmaps/nemeth.json",
 )
 MATHJAX_REST = ("input/tex/extensions/all-packages.js",)
+# What marks a cell for nbval is of no use to a reader.
+CHECKED = "# NBVAL_CHECK_OUTPUT\n"
 # The HTML that a cell with this tag displays stands on a page above the notebooks too, which reads it from this file.
 SHARED = {"ledger-summary": "ledger_summary.html"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=PROFILE_NAMES, default="cpu")
-    profile = parser.parse_args().profile
+    parser.add_argument("--suite", choices=SUITES, default="digits")
+    suite = parser.parse_args().suite
     os.environ.setdefault("LIVT_RUNS", str(BOOK.parent / "runs"))
     os.environ.setdefault("LIVT_DATA", str(BOOK.parent / "data"))
     os.chdir(BOOK.parent)
@@ -56,10 +58,10 @@ def main() -> int:
     try:
         promoted = read_promoted(BOOK / "results")
         print(f"book: {len(promoted)} promoted records agree with their configurations", flush=True)
-        train(profile, store)
-        run_notebooks(sorted(SOURCES.glob("*.ipynb")), BOOK / "notebooks", profile)
+        train(suite, store)
+        run_notebooks(sorted(SOURCES.glob("*.ipynb")), BOOK / "notebooks", suite)
         executed = sorted((BOOK / "notebooks").glob("*.ipynb"))
-        checked, problems = check_notebooks(executed, reader(store, promoted))
+        checked, problems = check_notebooks(executed, reader(store, promoted), list(promoted.values()))
     except (BookError, RunError, FloatingPointError, ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -69,7 +71,7 @@ def main() -> int:
         print(f"book: error: {problem}", file=sys.stderr)
     if problems:
         return fail(f"{len(problems)} of {checked} displayed numbers differ from their records")
-    if profile == "cpu" and checked == 0:
+    if suite == "digits" and checked == 0:
         return fail("no displayed number names its runs, so none could be checked")
     print(f"book: {checked} displayed numbers agree with the records of their runs", flush=True)
     print(f"book: {compare_promoted(promoted, store)}", flush=True)
@@ -85,14 +87,14 @@ def fail(message: str) -> int:
     return 1
 
 
-def train(profile: str, store: RunStore) -> None:
+def train(suite: str, store: RunStore) -> None:
     """Train everything that the notebooks show, in one pool; they only read the run store then."""
-    recipes = everything(profile)
-    print(f"book: training what {store.root} lacks of {len(recipes)} runs at profile {profile}", flush=True)
+    recipes = everything(suite)
+    print(f"book: training what {store.root} lacks of {len(recipes)} runs of suite {suite}", flush=True)
     train_all(recipes, store, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def run_notebooks(sources: Sequence[Path], folder: Path, profile: str) -> None:
+def run_notebooks(sources: Sequence[Path], folder: Path, suite: str) -> None:
     """Execute the notebooks into ``folder``, several at a time. The first failure is raised; what has run stays."""
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.ipynb"):
@@ -103,7 +105,7 @@ def run_notebooks(sources: Sequence[Path], folder: Path, profile: str) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # the kernels would contend for the cores
     print(f"book: running {len(sources)} notebooks, {side_by_side} at a time", flush=True)
     pool = ThreadPoolExecutor(side_by_side)
-    running = {pool.submit(run_notebook, source, folder / source.name, profile): source.name for source in sources}
+    running = {pool.submit(run_notebook, source, folder / source.name, suite): source.name for source in sources}
     try:
         for future in as_completed(running):
             print(f"book: {running[future]} took {future.result():.0f} s", flush=True)
@@ -117,11 +119,12 @@ def run_notebooks(sources: Sequence[Path], folder: Path, profile: str) -> None:
         pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
 
 
-def run_notebook(source: Path, target: Path, profile: str) -> float:
+def run_notebook(source: Path, target: Path, suite: str) -> float:
     """Execute ``source`` and write it to ``target``, without what papermill adds; return the seconds it took."""
     start = time.monotonic()
     known = papermill.inspect_notebook(str(source))
-    parameters = {"profile": profile} if "profile" in known else {}
+    given = {"suite": suite, "seeds": []}
+    parameters = {name: value for name, value in given.items() if name in known}
     notebook = papermill.execute_notebook(
         source,
         None,
@@ -131,7 +134,12 @@ def run_notebook(source: Path, target: Path, profile: str) -> float:
         extra_arguments=["--IPKernelApp.log_level=50"],  # the kernel's own remarks at start and end
     )
     notebook.metadata.pop("papermill", None)
+    defaults, injected = (tagged(notebook, tag) for tag in ("parameters", "injected-parameters"))
+    if injected:  # papermill sets values in a second cell, which contradicts the first
+        defaults[0].source = with_values(defaults[0].source, parameters)
+        notebook.cells.remove(injected[0])
     for cell in notebook.cells:
+        cell.source = cell.source.removeprefix(CHECKED)
         for added in ("papermill", "execution"):
             cell.metadata.pop(added, None)
         for tag in SHARED.keys() & set(cell.metadata.get("tags", [])):
@@ -140,6 +148,18 @@ def run_notebook(source: Path, target: Path, profile: str) -> float:
             write_atomically(target.with_name(SHARED[tag]), content.encode())
     write_atomically(target, nbformat.writes(notebook).encode())
     return time.monotonic() - start
+
+
+def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
+    """Return the cells of a notebook that have a tag."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def with_values(source: str, values: Mapping[str, object]) -> str:
+    """Return the text of a parameters cell with other values, each with its comment."""
+    for name, value in values.items():
+        source = re.sub(rf"(?m)^{name} = .*?(?=  #)", lambda _: f"{name} = {value!r}", source)  # noqa: B023
+    return source
 
 
 def render(builder: str, page: Path) -> int:

@@ -15,7 +15,7 @@ without ``livt.report``, which made the text.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bs4 import BeautifulSoup, Tag
 from scipy import stats
 
 from livt.lab.failures import RunError
+from livt.lab.find import mixed_code
 from livt.lab.runs import Record, RunStore
 
 # Sums in another order differ by less than this; a text is right for any value so close.
@@ -47,9 +48,12 @@ def reader(store: RunStore, promoted: Mapping[str, Record]) -> Callable[[str], R
     return load
 
 
-def check_notebooks(paths: Sequence[Path], load: Callable[[str], Record]) -> tuple[int, list[str]]:
+def check_notebooks(
+    paths: Sequence[Path], load: Callable[[str], Record], known: Collection[Record] = ()
+) -> tuple[int, list[str]]:
     """Return how many displayed numbers were checked, and a line for each that its records do not give.
 
+    A table that mixes runs of different training code is named too, unless ``known`` has proofs that they are equal.
     ``load``: as from ``reader``.
     """
     checked, problems = 0, []
@@ -57,27 +61,31 @@ def check_notebooks(paths: Sequence[Path], load: Callable[[str], Record]) -> tup
         cells = nbformat.read(path, as_version=4).cells
         outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
         for text in (data[kind] for data in outputs for kind in ("text/html", "text/markdown") if kind in data):
-            count, found = check_html(text, load)
+            count, found = check_html(text, load, known)
             checked += count
             problems += [f"{path.name}: {problem}" for problem in found]
     return checked, problems
 
 
-def check_html(text: str, load: Callable[[str], Record]) -> tuple[int, list[str]]:
+def check_html(text: str, load: Callable[[str], Record], known: Collection[Record] = ()) -> tuple[int, list[str]]:
     """Return the same for one piece of HTML."""
     elements = BeautifulSoup(text, "html.parser").select("[data-terms]") if "data-terms" in text else []
     problems = []
+    tables: dict[int, dict[str, Record]] = {}
     for element in elements:
         shown = " ".join(element.get_text().split())
         try:
             terms = read_terms(str(element["data-terms"]))
             allowed = texts(values_of(terms, load), element)
+            table = tables.setdefault(id(element.find_parent("table")), {})
+            table |= {run: load(run) for _, _, runs in terms for run in runs}
         except (TermsError, RunError) as error:
             problems.append(f"{shown!r} cannot be checked: {error}")
             continue
         if shown not in allowed:
             runs = ", ".join(dict.fromkeys(run for _, _, runs in terms for run in runs)) or "none"
             problems.append(f"shows {shown!r}, the records say {allowed[0]!r}; runs: {runs}")
+    problems += filter(None, (mixed_code(list(table.values()), known) for table in tables.values()))
     return len(elements), problems
 
 

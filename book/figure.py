@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,11 +15,11 @@ from livt.companion.frames import published_panels, verdict_sentence
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import plain
 from livt.lab import experiments
-from livt.lab.experiments import results
 from livt.lab.files import dump_json, sha256
-from livt.lab.promoted import read_promoted
+from livt.lab.find import find
+from livt.lab.results import results
 from livt.lab.runs import Record
-from livt.lab.suites import PROFILES
+from livt.lab.suites import SUITES
 
 BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"
@@ -28,11 +27,9 @@ STEPS = {"uniform": "start at 1/C", "prior": "start at the prior", "removed": "p
 STEP_COLOURS = ("#999999", "#009E73", "#CC79A7")
 
 
-def promoted_runs(experiment: str = "loss_ablation") -> list[Record]:
-    """Return the promoted fine-tuning runs of an experiment at profile cpu."""
-    arms = set(experiments.arms(experiment, "cpu").values())
-    records = read_promoted(BOOK / "results").values()
-    return [r for r in records if r.stage == "finetune" and replace(r.recipe, seed=0) in arms]
+def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> list[Record]:
+    """Return the promoted fine-tuning runs of an experiment."""
+    return list(find(experiments.recipes(experiment, suite), None).values())
 
 
 def caption(runs: list[Record]) -> str:
@@ -42,7 +39,7 @@ def caption(runs: list[Record]) -> str:
         f"*Left: {len(runs)} runs on `{recipe.data.name}` ({len(counts)} classes, {max(counts)} to {min(counts)} "
         f"training images; a diamond is a seed), {about['device']}, commit {about['commit'][:10]}, records in "
         f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* "
-        f"{plain(verdict_sentence(results(runs), chance=100 / len(counts)))} Plain BCE starts slowly; the chapter on "
+        f"{plain(verdict_sentence(results(runs), ('C5', 'C6'), chance=100 / len(counts)))} Plain BCE starts slowly; the chapter on "
         "what Bal-BCE really does takes its gain apart."
     )
 
@@ -84,9 +81,9 @@ def _bars(axis: Axes, frame: pd.DataFrame) -> None:
 
 
 def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
-    profile = PROFILES["cpu"]
-    size = profile.sweep.model.size
-    for i, epochs in enumerate(profile.lengths):
+    suite = SUITES["digits"]
+    size = suite.sweep.model.size
+    for i, epochs in enumerate(suite.lengths):
         arm = f"{size}/{epochs}/bce, {{}} start".format
         means = [plain[plain.arm == arm(start)].accuracy.mean() for start in ("zero", "uniform", "prior")]
         means.append(posthoc[posthoc.arm == arm("prior")].accuracy.mean())
@@ -95,7 +92,7 @@ def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
             label = f"+ {name}" if i == 0 else None
             axis.barh(i, high - low, 0.6, left=low, color=colour, edgecolor="0.25", label=label)
         axis.annotate(f"{means[-1]:.0f}", (means[-1], i), xytext=(4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(range(len(profile.lengths)), [str(epochs) for epochs in profile.lengths])
+    axis.set_yticks(range(len(suite.lengths)), [str(epochs) for epochs in suite.lengths])
     axis.set(title="from BCE to Bal-BCE", xlabel="accuracy on all classes [%]", xlim=(0, 108))
     axis.set_ylabel("epochs of fine-tuning")
     axis.grid(axis="y", visible=False)
@@ -110,8 +107,9 @@ def main() -> int:
     plots.use_style()
     ablation, anatomy = promoted_runs(), promoted_runs("anatomy")
     panels = published_panels(["ViT-Tiny", "ViT-Base"])
-    save(plots.loss_ablation(results(ablation), panels), "loss_ablation.svg", ablation)
-    arms = {k: v for k, v in experiments.arms("anatomy", "cpu").items() if v.finetune.loss == "bce"}
+    measured = {f"measured, {SUITES['digits'].title}": results(ablation)}
+    save(plots.loss_ablation(measured | panels), "loss_ablation.svg", ablation)
+    arms = {k: v for k, v in experiments.arms("anatomy", "digits").items() if v.finetune.loss == "bce"}
     steps = [results(anatomy, arms, part) for part in ("", "posthoc")]
     save(story(results(ablation), *steps), "story.svg", [*ablation, *anatomy])
     text = README.read_text()

@@ -17,16 +17,17 @@ from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES
 
 
-def find(recipes: Iterable[Recipe], store: RunStore, stage: str = "") -> dict[Recipe, Record]:
+def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> dict[Recipe, Record]:
     """Return the record of each recipe that has one, in the order of the recipes; ``stage``: that one, else the last.
 
-    Raises RunError for a record that is damaged, and where a store has two of one recipe, of different images.
+    ``store`` None finds promoted records alone. Raises RunError for a record that is damaged, and where a store has two of one recipe, of different images.
     """
     wanted = {recipe: _key(recipe.stage(stage or recipe.last_stage)) for recipe in recipes}
-    own, promoted = _stored(store, set(wanted.values())), _promoted()
+    own = {} if store is None else _stored(store, set(wanted.values()))
+    promoted = _promoted()
     found: dict[Recipe, Record] = {}
     for recipe, key in wanted.items():
-        if key in own:
+        if store is not None and key in own:
             found[recipe] = store.load(own[key])
         elif key in promoted:
             found[recipe] = promoted[key]
