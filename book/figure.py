@@ -39,8 +39,8 @@ def caption(runs: list[Record]) -> str:
         f"*Left: {len(runs)} runs on `{recipe.data.name}` ({len(counts)} classes, {max(counts)} to {min(counts)} "
         f"training images; a diamond is a seed), {about['device']}, commit {about['commit'][:10]}, records in "
         f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* "
-        f"{plain(verdict_sentence(results(runs), ('C5', 'C6'), chance=100 / len(counts)))} Plain BCE starts slowly; the chapter on "
-        "what Bal-BCE really does takes its gain apart."
+        f"{plain(verdict_sentence(results(runs), ('C5', 'C6'), chance=100 / len(counts)))} Plain BCE starts slowly; the "
+        "chapter on what Bal-BCE really does takes its gain apart."
     )
 
 

@@ -20,7 +20,8 @@ from livt.lab.stages import STAGES
 def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> dict[Recipe, Record]:
     """Return the record of each recipe that has one, in the order of the recipes; ``stage``: that one, else the last.
 
-    ``store`` None finds promoted records alone. Raises RunError for a record that is damaged, and where a store has two of one recipe, of different images.
+    ``store`` None finds promoted records alone. Raises RunError for a record that is damaged, and where a store has two
+    of one recipe, of different images.
     """
     wanted = {recipe: _key(recipe.stage(stage or recipe.last_stage)) for recipe in recipes}
     own = {} if store is None else _stored(store, set(wanted.values()))
