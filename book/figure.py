@@ -35,12 +35,12 @@ def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> l
 def caption(runs: list[Record]) -> str:
     """Return what the figure shows and which runs stand behind it, as Markdown."""
     recipe, about, counts = runs[0].recipe, runs[0].environment, runs[0].result["class_counts"]
+    sentence = plain(verdict_sentence(results(runs), ("C5", "C6"), chance=100 / len(counts)))
     return (
         f"*Left: {len(runs)} runs on `{recipe.data.name}` ({len(counts)} classes, {max(counts)} to {min(counts)} "
         f"training images; a diamond is a seed), {about['device']}, commit {about['commit'][:10]}, records in "
         f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* "
-        f"{plain(verdict_sentence(results(runs), ('C5', 'C6'), chance=100 / len(counts)))} Plain BCE starts slowly; the "
-        "chapter on what Bal-BCE really does takes its gain apart."
+        f"{sentence} Plain BCE starts slowly; the chapter on what Bal-BCE really does takes its gain apart."
     )
 
 
