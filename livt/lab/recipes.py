@@ -32,7 +32,7 @@ Pixels = Literal[224, 384]
 def smoke() -> Recipe:
     """A few steps on single digits, to see that everything runs.
 
-    Command: ``python -m livt reproduce loss_ablation --profile smoke``. Hardware: any CPU; seconds. Expected score:
+    Command: ``python -m livt reproduce loss_ablation --suite smoke``. Hardware: any CPU; seconds. Expected score:
     none, it does not train long enough to learn.
     """
     return Recipe(
@@ -57,9 +57,9 @@ def smoke() -> Recipe:
 
 
 def digit_pairs() -> Recipe:
-    """Profile ``cpu``: 100 two-digit classes, 200 to 2 training images, made of two real scans each.
+    """Suite ``digits``: 100 two-digit classes, 200 to 2 training images, made of two real scans each.
 
-    Command: ``python -m livt reproduce loss_ablation --profile cpu``. Hardware: two CPU cores, about a minute for three
+    Command: ``python -m livt reproduce loss_ablation --suite digits``. Hardware: two CPU cores, about a minute for three
     seeds. Expected score: none is published; ``book/results`` holds the records of a run.
 
     Settings were chosen on validation pairs (``data.evaluation=validation``, seed 100, one seed each), made of scans
@@ -97,20 +97,20 @@ def digit_pairs() -> Recipe:
 
 
 def digit_pairs_short() -> Recipe:
-    """As :func:`digit_pairs` with half its fine-tuning: what the sweeps of profile ``cpu`` vary.
+    """As :func:`digit_pairs` with half its fine-tuning: what the sweeps of suite ``digits`` vary.
 
-    Command: ``python -m livt reproduce ablations --profile cpu``. Hardware: two CPU cores, a minute for three seeds.
+    Command: ``python -m livt reproduce ablations --suite digits``. Hardware: two CPU cores, a minute for three seeds.
     Expected score: on validation pairs CE 57.6, Bal-CE 87.0, BCE 1.0, Bal-BCE 87.5.
     """
     return with_overrides(digit_pairs(), {"finetune.epochs": 15})
 
 
 def tiny_imagenet_lt(imbalance_factor: float | None = None, balanced: bool = False) -> Recipe:
-    """ViT-Tiny on Tiny-ImageNet, 64 px: the real ImageNet-LT class counts (profile ``gpu``), or another profile.
+    """ViT-Tiny on Tiny-ImageNet, 64 px: the real ImageNet-LT class counts (suite ``gpu``), or others.
 
     ``imbalance_factor``: exponential from 500 images down, in the order of ImageNet-LT. ``balanced``: as many images,
-    spread evenly. Command: ``LIVT_DATA=... python -m livt finetune tiny_imagenet_lt``, for the profile ``python -m livt
-    reproduce loss_ablation --profile gpu``. Hardware: one GPU of 8 GB. GPU-hours and memory, estimated:
+    spread evenly. Command: ``LIVT_DATA=... python -m livt finetune tiny_imagenet_lt``, for the suite ``python -m livt
+    reproduce loss_ablation --suite gpu``. Hardware: one GPU of 8 GB. GPU-hours and memory, estimated:
 
     - ``tiny_imagenet_lt``, ``tiny_imagenet_lt_100``, ``tiny_imagenet_balanced``: 0.06 + 0.03 GPU-hours, 4 GB
     - ``tiny_imagenet_lt_10``: 0.11 + 0.05 GPU-hours, 4 GB
@@ -125,9 +125,9 @@ def tiny_imagenet_lt(imbalance_factor: float | None = None, balanced: bool = Fal
 
 
 def tiny_imagenet_lt_short() -> Recipe:
-    """As :func:`tiny_imagenet_lt` with a quarter of its pretraining: what the sweeps of profile ``gpu`` vary.
+    """As :func:`tiny_imagenet_lt` with a quarter of its pretraining: what the sweeps of suite ``gpu`` vary.
 
-    Command: ``LIVT_DATA=... python -m livt reproduce recipes_lt_vs_balanced --profile gpu``. Hardware: one GPU of 8 GB.
+    Command: ``LIVT_DATA=... python -m livt reproduce recipes_lt_vs_balanced --suite gpu``. Hardware: one GPU of 8 GB.
     GPU-hours and memory, estimated:
 
     - ``tiny_imagenet_lt_short``: 0.02 + 0.01 GPU-hours, 4 GB
@@ -229,7 +229,7 @@ def _small_images(
 
 
 def imagenet_lt(image_size: Pixels = 224, size: str = "base", official: bool = False) -> Recipe:
-    """ImageNet-LT, 224 or 384 px; pretrained at 224 px. Profile ``paper``.
+    """ImageNet-LT, 224 or 384 px; pretrained at 224 px. Suite ``paper``.
 
     Command: ``LIVT_DATA=... python -m livt finetune imagenet_lt``, on eight GPUs ``torchrun --nproc-per-node 8 -m livt
     finetune imagenet_lt --device cuda``. Hardware: GPUs of 24 GB, each with 14 cores to decode images. Estimated:
