@@ -6,7 +6,7 @@ Shapes: ``B`` batch, ``L`` patches, ``V`` visible patches, ``p`` patch size, ``D
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -194,18 +194,20 @@ def load_mae_checkpoint(path: str | Path, *, num_heads: int, decoder_num_heads: 
     All sizes but the numbers of heads are read off the shapes. Raises FileNotFoundError, or ValueError naming the
     file and what is missing, unexpected, or does not fit.
     """
-    state = read_checkpoint(path)
-    encoder = VisionTransformer(num_classes=0, **vit_arguments(state, num_heads=num_heads, source=str(path)))
-    if "decoder_embed.weight" not in state:
+    state, source = read_checkpoint(path), str(path)
+    arguments = vit_arguments(state, num_heads=num_heads, source=source)
+    embed = state.get("decoder_embed.weight")
+    if embed is None or not embed.ndim:
         raise ValueError(f"{path} lacks the weight 'decoder_embed.weight': it holds an encoder without its decoder")
-    width, fc1 = len(state["decoder_embed.weight"]), state.get("decoder_blocks.0.mlp.fc1.weight")
-    mae = MaskedAutoencoder(
-        encoder,
-        decoder_width=width,
-        decoder_mlp_ratio=4.0 if fc1 is None else len(fc1) / width,
-        decoder_depth=count_blocks(state, "decoder_blocks."),
-        decoder_heads=decoder_num_heads,
-    )
+    width, fc1 = len(embed), state.get("decoder_blocks.0.mlp.fc1.weight")
+    decoder: dict[str, Any] = {
+        "decoder_width": width,
+        "decoder_mlp_ratio": 4.0 if fc1 is None or not fc1.ndim else len(fc1) / width,
+        "decoder_depth": count_blocks(state, "decoder_blocks.", source),
+        "decoder_heads": decoder_num_heads,
+    }
     ours = ("decoder_", "mask_token")
-    load_strictly(mae, {k if k.startswith(ours) else f"encoder.{k}": v for k, v in state.items()}, str(path))
-    return mae.eval()
+    state = {k if k.startswith(ours) else f"encoder.{k}": v for k, v in state.items()}
+    return load_strictly(
+        lambda: MaskedAutoencoder(VisionTransformer(num_classes=0, **arguments), **decoder), state, source
+    ).eval()

@@ -5,10 +5,11 @@ Shapes: ``B`` batch, ``L`` patches, ``D`` width, ``C`` classes. Images are [B, 3
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -16,6 +17,9 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 
 from livt.config import MODEL_SIZES
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+MAX_BLOCKS = 256  # of a checkpoint that is read: five times those of the deepest published ViT
 
 
 def create_vit(
@@ -158,22 +162,45 @@ def load_encoder(model: VisionTransformer, state: Mapping[str, Tensor]) -> LoadR
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Return the ``model`` state dict of a public ``.pth`` file, read as weights only: no code in it can run.
 
-    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it.
+    Raises FileNotFoundError, or ValueError naming the file and what is wrong with it, such as weights that claim to be
+    larger than the file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    source = "get it again from its source"
     try:
+        _check_entries(path)
         # The released files carry their command-line arguments; a Namespace is inert.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged pickle can fail in any way, and PyTorch's text advises to trust it
-        source = "get it again from its source"
         raise ValueError(f"{path} is damaged, or holds more than weights, and was not loaded: {source}") from None
     state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(type(v) in (Tensor, nn.Parameter) for v in state.values()):
         raise ValueError(f"{path} does not hold a state dict under the key 'model'")
+    for name, value in state.items():
+        dense = value.layout == torch.strided and value.device.type == "cpu" and value.is_floating_point()
+        if not isinstance(name, str) or not dense or value.numel() == 0:
+            raise ValueError(f"{path}: {shown(name)} is not a weight: {source}")
+    # A view can claim any shape over a storage of one number.
+    if sum(value.nbytes for value in state.values()) > path.stat().st_size:
+        raise ValueError(f"{path}: the weights claim to be larger than the file: {source}")
     return state
+
+
+def _check_entries(path: Path) -> None:
+    """Raise ValueError for a compressed file, which could unfold to any size: PyTorch's own are not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(entry.file_size for entry in file.infolist()) > path.stat().st_size:
+                raise ValueError("compressed")
+
+
+def shown(name: object) -> str:
+    """Return a name from a file as a message can show it: escaped, and not long."""
+    text = ascii(name)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def vit_arguments(state: Mapping[str, Tensor], *, num_heads: int, source: str) -> dict[str, Any]:
@@ -199,23 +226,49 @@ def vit_arguments(state: Mapping[str, Tensor], *, num_heads: int, source: str) -
         "patch_size": patch_size,
         "in_chans": in_chans,
         "embed_dim": embed_dim,
-        "depth": count_blocks(state, "blocks."),
+        "depth": count_blocks(state, "blocks.", source),
         "num_heads": num_heads,
         "mlp_ratio": mlp_ratio,
     }
 
 
-def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Return the number of transformer blocks whose weights begin with ``prefix``, such as ``blocks.``."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+def count_blocks(state: Mapping[str, Tensor], prefix: str, source: str) -> int:
+    """Return the number of transformer blocks whose weights begin with ``prefix``, such as ``blocks.``.
+
+    Raises ValueError naming ``source`` where that is more than ``MAX_BLOCKS``.
+    """
+    count = len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+    if count > MAX_BLOCKS:
+        raise ValueError(f"{source} has {count} {prefix.rstrip('.')}, more than the {MAX_BLOCKS} that are read")
+    return count
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict into a model of the same names and shapes, or raise ValueError naming ``source`` and why."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{source} does not fit the model: {' '.join(str(error).split())}") from None
+def misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str:
+    """Say how the names and shapes of some weights differ from those of a model, or return ""."""
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    problems = [f"missing {name}" for name in own if name not in shapes]
+    problems += [f"unexpected {shown(name)}" for name in shapes if name not in own]
+    problems += [
+        f"{name} has shape {tuple(shapes[name])}, the model needs {shape}"
+        for name, shape in own.items()
+        if name in shapes and tuple(shapes[name]) != shape
+    ]
+    return "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+
+
+def load_strictly(create: Callable[[], ModuleT], state: Mapping[str, Tensor], source: str) -> ModuleT:
+    """Return the model that ``create`` makes, with the weights of a state dict of the same names and shapes.
+
+    The model gets memory when its weights are known to fit, so that it is no larger than they are. Raises ValueError
+    naming ``source`` and what differs.
+    """
+    with torch.device("meta"):
+        model = create()
+    problem = misfit(model, {name: value.shape for name, value in state.items()})
+    if problem:
+        raise ValueError(f"{source} does not fit the model: {problem}")
+    model.to_empty(device="cpu").load_state_dict(state)
+    return model
 
 
 def load_livt_checkpoint(path: str | Path, *, num_heads: int) -> VisionTransformer:
@@ -225,9 +278,10 @@ def load_livt_checkpoint(path: str | Path, *, num_heads: int) -> VisionTransform
     file and what does not fit.
     """
     state = read_checkpoint(path)
-    if "head.weight" not in state:
+    if "head.weight" not in state or not state["head.weight"].ndim:
         raise ValueError(f"{path} lacks the weight 'head.weight': it is not a fine-tuned classifier")
     arguments = vit_arguments(state, num_heads=num_heads, source=str(path))
-    vit = VisionTransformer(global_pool="avg", num_classes=len(state["head.weight"]), **arguments)
-    load_strictly(vit, state, str(path))
-    return vit.eval()
+    classes = len(state["head.weight"])
+    return load_strictly(
+        lambda: VisionTransformer(global_pool="avg", num_classes=classes, **arguments), state, str(path)
+    ).eval()
