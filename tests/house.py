@@ -20,7 +20,7 @@ def module_file(name: str) -> Path:
 
 
 def imports(name: str) -> set[str]:
-    """Return every name that a module imports, anywhere: ``a.b`` of ``import a.b``, ``a.b`` and ``a.b.c`` of ``from``."""
+    """Return every name that a module imports, anywhere: of ``from a import b``, both ``a`` and ``a.b``."""
     found = set()
     for node in ast.walk(ast.parse(module_file(name).read_bytes())):
         if isinstance(node, ast.Import):
