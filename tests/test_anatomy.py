@@ -41,7 +41,7 @@ def train(
     """
     data, options = load_dataset(recipe.data), recipe.finetune
     torch.manual_seed(0)
-    vit = create_classifier(recipe).double()
+    vit = create_classifier(recipe, 10).double()
     nn.init.trunc_normal_(vit.head.weight, std=0.02)
     with torch.no_grad():
         own = start_bias(options.loss, options.start, data.class_counts, options.tau)
@@ -142,7 +142,7 @@ def test_it_fails_where_the_bias_is_not_trained(loss):
 
 
 def test_the_package_never_decays_the_bias_of_the_classifier():
-    vit = create_classifier(smoke())
+    vit = create_classifier(smoke(), 10)
     for group in create_optimizer(vit, smoke().finetune, 0.75).param_groups:
         if any(p is vit.head.bias for p in group["params"]):
             assert group["weight_decay"] == 0.0

@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from livt import __main__ as cli
 from livt.data.sets import load_dataset
-from livt.lab.experiments import COLUMNS, EXPERIMENTS
+from livt.lab.experiments import EXPERIMENTS
 from livt.lab.promoted import read_promoted
-from livt.lab.recipes import RECIPES
+from livt.lab.results import COLUMNS
 from livt.lab.runs import OpenRun, RunStore
 from livt.lab.stored import stored_logits
-from livt.lab.suites import PROFILES
+from livt.lab.suites import SUITES
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,6 @@ def test_every_command_has_help(capsys, arguments):
     assert out.startswith("usage: python -m livt")
 
 
-def test_names_on_the_command_line_are_those_of_the_package():
-    """The parser spells them out, so that --help need not import torch."""
-    assert tuple(RECIPES) == cli.RECIPE_NAMES
-    assert tuple(PROFILES) == cli.PROFILE_NAMES
-    assert tuple(EXPERIMENTS) == cli.EXPERIMENT_NAMES
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,7 +64,7 @@ def test_names_on_the_command_line_are_those_of_the_package():
         (["pretrain", "vgg"], "invalid choice: 'vgg'"),
         (["pretrain", "smoke", "--set", "pretrain.mask_ratio=1.5"], "pretrain.mask_ratio=1.5: mask_ratio must lie in"),
         (["pretrain", "smoke", "--set", "pretrain.warmup_epochs=3"], "must be shorter than training (2 epochs)"),
-        (["pretrain", "smoke", "--set", "pretrain=null"], "no pretraining stage"),
+        (["pretrain", "smoke", "--set", "pretrain=null"], "this recipe has no stage 'pretrain'"),
         (["finetune", "smoke", "--set", "model.patch_size=3"], "image size 8 x 8 is not a multiple of model.patch"),
         (["finetune", "smoke", "--set", "finetune.lr=1"], "finetune.lr: unknown key 'lr'"),
         (["finetune", "smoke", "--set", "finetune.epochs=ten"], "epochs must be int, not 'ten'"),
@@ -80,7 +73,7 @@ def test_names_on_the_command_line_are_those_of_the_package():
         (["finetune", "smoke", "--device", "meta"], "device 'meta' cannot be used"),
         (["reproduce", "loss_ablation", "--csv", "/nowhere/x.csv"], "--csv /nowhere/x.csv: cannot write a file there"),
         (["reproduce", "table9"], "invalid choice: 'table9'"),
-        (["reproduce", "loss_ablation", "--profile", "huge"], "invalid choice: 'huge'"),
+        (["reproduce", "loss_ablation", "--suite", "huge"], "invalid choice: 'huge'"),
         (["reproduce", "loss_ablation", "--seeds", "a,b"], "--seeds a,b: expected whole numbers"),
         (["reproduce", "loss_ablation", "--seeds", "1,1"], "a seed appears twice"),
         (["reproduce", "loss_ablation", "--seeds", "-1"], "seed must not be negative"),
@@ -170,7 +163,7 @@ def test_verify_names_the_damaged_file_and_fails(capsys, store, tmp_path):
 
 
 def test_changed_data_is_refused_in_evaluation(capsys, store, monkeypatch):
-    monkeypatch.setattr("livt.data.TEST_SCANS", 30)
+    monkeypatch.setattr("livt.data.sets.TEST_SCANS", 30)
     from livt.data.sets import load_dataset
 
     load_dataset.cache_clear()
@@ -183,7 +176,7 @@ def test_changed_data_is_refused_in_evaluation(capsys, store, monkeypatch):
 
 def test_reproduce_prints_and_writes_one_tidy_table(capsys, tmp_path):
     target = tmp_path / "table.csv"
-    arguments = ["reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0", "--jobs", "1", "--device", "cpu"]
+    arguments = ["reproduce", "loss_ablation", "--suite", "smoke", "--seeds", "0", "--jobs", "1", "--device", "cpu"]
     status, out, _ = run(capsys, *arguments, "--quiet", "--runs", str(tmp_path / "runs"), "--csv", str(target))
     assert status == 0
     table = pd.read_csv(target)
@@ -256,7 +249,7 @@ def test_tensorboard_without_its_package_is_refused_before_training(tmp_path, ca
 
 
 def test_a_time_limit_that_is_over_at_once_ends_a_sweep_and_says_so(tmp_path, capsys):
-    options = ["--profile", "smoke", "--jobs", "2", "--device", "cpu", "--minutes", "0.001", "--quiet"]
+    options = ["--suite", "smoke", "--jobs", "2", "--device", "cpu", "--minutes", "0.001", "--quiet"]
     status, out, err = run(capsys, "reproduce", "loss_ablation", *options, "--runs", str(tmp_path / "runs"))
     over = "livt: the 0.001 minutes are over; the same command goes on from the last saved epochs\n"
     assert (status, out, err) == (0, "no finished run\n", over)
@@ -266,7 +259,7 @@ def test_a_time_limit_that_is_over_at_once_ends_a_sweep_and_says_so(tmp_path, ca
 def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     """Two experiments in order; the limit comes in the midst, the table and the archive have what is there."""
     runs, archive = tmp_path / "runs", tmp_path / "runs.tar"
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "anatomy", "--profile", "smoke", "--seeds"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "anatomy", "--suite", "smoke", "--seeds"]
     command += ["0,1,2,3,4,5", "--jobs", "1", "--quiet", "--device", "cpu", "--runs", str(runs)]
     command += ["--export", str(archive)]
     for attempt in range(20):  # a little longer each time, until a run is finished, however fast the machine is
@@ -281,7 +274,7 @@ def test_a_time_limit_ends_a_sweep_and_keeps_what_is_finished(tmp_path):
     assert (out.returncode, out.stderr) == (0, "")
     store = RunStore(runs)
     rows = [line for line in out.stdout.splitlines() if line.split()[0] in ("loss_ablation", "anatomy")]
-    assert len(rows) == 6 * (4 + len(EXPERIMENTS["anatomy"](PROFILES["smoke"])))
+    assert len(rows) == 6 * (4 + len(EXPERIMENTS["anatomy"](SUITES["smoke"])))
     assert all(store.is_finished(run_id) for run_id in store.ids())
     imported = RunStore(tmp_path / "imported")
     command = ["runs", "import", str(archive), "--runs", str(imported.root), "--promote", str(tmp_path / "results")]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from livt.config import with_overrides
 from livt.lab.recipes import smoke
 from livt.lab.runs import OpenRun, RunStore
-from livt.pretrain import pretrain
+from livt.lab.stages import train
 
 HERE = Path(__file__).parent
 # Everything random that a part of a batch can draw: shifts, erasing, mixing, dropped paths, masks.
@@ -120,7 +120,9 @@ def test_processes_that_resume_from_different_states_are_refused(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(OpenRun, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(with_overrides(smoke(), dict(part.split("=") for part in PARTS)), RunStore(tmp_path / "0"))
+            train(
+                "pretrain", with_overrides(smoke(), dict(part.split("=") for part in PARTS)), RunStore(tmp_path / "0")
+            )
     (run_id,) = RunStore(tmp_path / "0").ids()
     out = torchrun(str(HERE / "worker_processes.py"), "apart", str(tmp_path))
     assert out.returncode == 1

@@ -22,12 +22,13 @@ from folders import prepare
 from livt import __main__ as cli
 from livt.config import Recipe, with_overrides
 from livt.distributed import cores
-from livt.lab import local as executors
-from livt.lab.experiments import recipes, reproduce
+from livt.lab import slurm as cluster
+from livt.lab.experiments import recipes
 from livt.lab.failures import RunError
 from livt.lab.local import devices_of
 from livt.lab.plan import Plan
 from livt.lab.recipes import smoke
+from livt.lab.results import reproduce
 from livt.lab.runs import RunStore
 from livt.lab.slurm import parse_parameters
 from livt.lab.train import plan, train_all
@@ -37,12 +38,12 @@ from livt.lab.train import plan, train_all
 def pool(tmp_path_factory):
     """The smoke ablation of two seeds, trained by processes side by side: (store, table)."""
     store = RunStore(tmp_path_factory.mktemp("pool"))
-    return store, reproduce("loss_ablation", "smoke", [0, 1], store, jobs=2, progress=False)
+    return store, reproduce("loss_ablation", "smoke", store, [0, 1], jobs=2, progress=False)
 
 
 def lacking(pool: RunStore, root: Path, recipe: Recipe) -> list[str]:
     """Copy a store, but for both runs of one recipe; return their ids, the pretraining first."""
-    missing = list(plan([recipe], RunStore(root)).stages)[::-1]
+    missing = list(plan([recipe], RunStore(root)).stages)
     shutil.copytree(pool.root, root, ignore=shutil.ignore_patterns(*missing, ".*"))
     return missing
 
@@ -83,8 +84,8 @@ def test_each_worker_keeps_a_device_of_its_own():
     for device in ("cuda:0", "cuda:1"):
         unclaimed.put(device)
     stop = context.RawValue("b", 0)
-    ask = "(__import__('time').sleep(1), os.getpid(), __import__('livt.executors').executors._worker_device)[1:]"
-    with ProcessPoolExecutor(2, context, executors._start_worker, (os.getpid(), stop, unclaimed)) as workers:
+    ask = "(__import__('time').sleep(1), os.getpid(), __import__('livt.executors').cluster._worker_device)[1:]"
+    with ProcessPoolExecutor(2, context, cluster._start_worker, (os.getpid(), stop, unclaimed)) as workers:
         found = list(workers.map(eval, [ask.replace("os.", "__import__('os').")] * 6))
     assert len(set(found)) == 2
     assert {device for _, device in found} == {"cuda:0", "cuda:1"}
@@ -97,11 +98,11 @@ def test_a_plan_has_what_is_missing_and_what_waits_for_what(pool, tmp_path):
     nothing = plan(wanted, RunStore(tmp_path))
     assert set(nothing.stages) == set(store.ids())
     assert sorted(nothing.ready) == [run_id for run_id in store.ids() if run_id.startswith("pretrain")]
-    assert sorted(run_id for after in nothing.follows.values() for run_id in after) == sorted(table.run)
+    followers = [run_id for first in nothing.ready for run_id in nothing.follows(first, nothing.ready)]
+    assert sorted(followers) == sorted(table.run)
     first, second = lacking(store, tmp_path / "some", wanted[0])
     some = plan(wanted, RunStore(tmp_path / "some"))
-    assert some.follows == {first: [second]}
-    assert some.ready == [first]
+    assert (some.ready, some.follows(first, {first}), some.behind([first])) == ([first], [second], {second})
     scratch = plan([with_overrides(wanted[0], {"pretrain": None})], store)
     assert scratch.ready == list(scratch.stages)
 
@@ -116,7 +117,7 @@ def test_parameters_are_numbers_words_and_lists():
 
 
 def ablation(store: Path, *more: str, seeds: str = "0") -> list[str]:
-    arguments = ["reproduce", "loss_ablation", "--profile", "smoke", "--seeds", seeds, "--runs", str(store)]
+    arguments = ["reproduce", "loss_ablation", "--suite", "smoke", "--seeds", seeds, "--runs", str(store)]
     return [*arguments, "--device", "cpu", *more]
 
 
@@ -133,7 +134,7 @@ def ablation(store: Path, *more: str, seeds: str = "0") -> list[str]:
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_submitted(capsys, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setattr(executors.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: f"/usr/bin/{name}")
     status = cli.main(ablation(tmp_path / "runs", "--executor", "slurm", *arguments))
     out, err = capsys.readouterr()
     assert (status, out) == (2, "")
@@ -185,8 +186,8 @@ def test_jobs_train_what_processes_train_each_run_once(pool, tmp_path):
 
 
 def test_a_failed_job_is_named_with_its_log_and_the_others_finish(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "ASK_EVERY", 1.0)
-    monkeypatch.setattr(executors, "SHOWN_WITHIN", 3.0)
+    monkeypatch.setattr(cluster, "ASK_EVERY", 1.0)
+    monkeypatch.setattr(cluster, "SHOWN_WITHIN", 3.0)
     store = RunStore(tmp_path)
     two = recipes("loss_ablation", "smoke", [0])[:2]
     scratch = with_overrides(two[0], {"pretrain": None})
@@ -301,8 +302,8 @@ def eventually(condition, seconds: float) -> bool:
 def train_in_another_process(store: Path, parameters: dict, changes: dict) -> subprocess.Popen:
     """A command that trains the smoke recipe, with changes, by jobs."""
     code = (
-        "import json, sys; from livt.config import with_overrides; from livt.experiments import train_all;"
-        "from livt.recipes import smoke; from livt.runs import RunStore;"
+        "import json, sys; from livt.config import with_overrides; from livt.lab.train import train_all;"
+        "from livt.lab.recipes import smoke; from livt.lab.runs import RunStore;"
         "store, parameters, changes = sys.argv[1], *map(json.loads, sys.argv[2:]);"
         "train_all([with_overrides(smoke(), changes)], RunStore(store), executor='slurm', slurm=parameters)"
     )

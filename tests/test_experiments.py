@@ -13,23 +13,19 @@ from livt.companion import report
 from livt.companion.chapter import check_parameters
 from livt.companion.claims import claims
 from livt.companion.frames import comparison, first_epoch_above, per_run, provenance, published_panels, verdict_sentence
-from livt.config import LOSSES, with_overrides
+from livt.config import with_overrides
 from livt.lab.experiments import (
-    COLUMNS,
     EXPERIMENTS,
-    METRICS,
+    PAPER_LOSSES,
     arms,
-    curves,
     equal_compute_epochs,
     everything,
     recipes,
-    records,
-    reproduce,
-    results,
 )
 from livt.lab.failures import RunError
+from livt.lab.results import COLUMNS, METRICS, curves, records, reproduce, results
 from livt.lab.runs import RunStore
-from livt.lab.suites import PROFILES
+from livt.lab.suites import SUITES
 from livt.lab.train import train_all
 
 
@@ -37,45 +33,45 @@ from livt.lab.train import train_all
 def ablation(tmp_path_factory):
     """The smoke ablation, trained by two processes side by side."""
     store = RunStore(tmp_path_factory.mktemp("runs"))
-    table = reproduce("loss_ablation", "smoke", [0, 1], store, jobs=2, progress=False)
+    table = reproduce("loss_ablation", "smoke", store, [0, 1], jobs=2, progress=False)
     return store, table
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_the_ablation_differs_in_loss_and_seed_alone(profile):
-    found = recipes("loss_ablation", profile, [3, 5])
-    assert [(r.finetune.loss, r.seed) for r in found] == [(loss, seed) for loss in LOSSES for seed in (3, 5)]
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_ablation_differs_in_loss_and_seed_alone(suite):
+    found = recipes("loss_ablation", suite, [3, 5])
+    assert [(r.finetune.loss, r.seed) for r in found] == [(loss, seed) for loss in PAPER_LOSSES for seed in (3, 5)]
     assert len({str(r.stage("pretrain")) for r in found}) == 2, "one pretraining per seed"
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_arms_differ_and_have_one_seed(experiment, profile):
-    found = arms(experiment, profile)
+def test_arms_differ_and_have_one_seed(experiment, suite):
+    found = arms(experiment, suite)
     assert {recipe.seed for recipe in found.values()} == {0}
     assert len(set(found.values())) == len(found), "two arms are one recipe"
-    assert {replace(r, seed=0) for r in recipes(experiment, profile, [4, 7])} == set(found.values())
+    assert {replace(r, seed=0) for r in recipes(experiment, suite, [4, 7])} == set(found.values())
 
 
 def test_controls_are_the_plain_bce_of_the_claims_and_of_convergence():
     """So that a sweep can train them before the notebooks do."""
-    for profile in ("cpu", "gpu"):
-        bce = with_overrides(PROFILES[profile].main, {"finetune.loss": "bce"})
-        assert set(recipes("controls", profile, [0])) == {
+    for suite in ("digits", "gpu"):
+        bce = with_overrides(SUITES[suite].main, {"finetune.loss": "bce"})
+        assert set(recipes("controls", suite, [0])) == {
             replace(bce, finetune=replace(bce.finetune, start=start)) for start in ("uniform", "prior")
         }
 
 
 def test_everything_has_each_recipe_once_and_shares_pretraining():
-    all_recipes = everything("cpu", [0])
+    all_recipes = everything("digits")
     assert len(set(all_recipes)) == len(all_recipes)
-    assert set(all_recipes) == {recipe for name in EXPERIMENTS for recipe in arms(name, "cpu").values()}
+    assert set(all_recipes) == {recipe for name in EXPERIMENTS for recipe in recipes(name, "digits")}
     assert len({str(r.stage("pretrain")) for r in all_recipes if r.pretrain}) < len(all_recipes) / 5
 
 
 def test_equal_compute_counts_both_stages():
     """A decoder as wide and deep as the encoder, that sees all patches, makes pretraining dearer than fine-tuning."""
-    sweep = PROFILES["cpu"].sweep
+    sweep = SUITES["digits"].sweep
     more = with_overrides(sweep, {"pretrain.decoder_depth": 4})
     assert sweep.finetune.epochs < equal_compute_epochs(sweep) < equal_compute_epochs(more)
     # By hand, per image: 4 of 8 patches and a class token pass the encoder, 9 tokens the decoder, forward and backward.
@@ -90,7 +86,7 @@ def test_results_follow_the_arms(ablation):
     store, _ = ablation
     runs = records(recipes("loss_ablation", "smoke", [0, 1]), store)
     named = results(runs, arms("loss_ablation", "smoke"))
-    assert named.arm.tolist() == [loss for loss in LOSSES for _ in range(2)]
+    assert named.arm.tolist() == [loss for loss in PAPER_LOSSES for _ in range(2)]
     some = {"the plain one": arms("loss_ablation", "smoke")["bce"], "again": arms("loss_ablation", "smoke")["bce"]}
     assert results(runs, some).arm.tolist() == ["the plain one"] * 2 + ["again"] * 2
     other = with_overrides(some["again"], {"finetune.tau": 1.0, "finetune.epochs": 7})
@@ -112,8 +108,8 @@ def test_one_tidy_row_per_run(ablation):
 
 def test_a_second_call_reads_what_is_there(ablation, monkeypatch):
     store, table = ablation
-    monkeypatch.setattr("livt.executors._train", None)  # calling it would fail
-    pd.testing.assert_frame_equal(reproduce("loss_ablation", "smoke", [0, 1], store, progress=False), table)
+    monkeypatch.setattr("livt.lab.local.train", None)  # calling it would fail
+    pd.testing.assert_frame_equal(reproduce("loss_ablation", "smoke", store, [0, 1], progress=False), table)
 
 
 def test_one_process_gives_the_same_numbers_as_two(ablation, tmp_path):
@@ -126,7 +122,7 @@ def test_one_process_gives_the_same_numbers_as_two(ablation, tmp_path):
 
 
 def test_missing_and_damaged_runs_are_errors_not_gaps(ablation, tmp_path):
-    with pytest.raises(RunError, match="there is no run finetune-"):
+    with pytest.raises(RunError, match="no run of digits, ce, seed 0 in "):
         records(recipes("loss_ablation", "smoke", [0]), RunStore(tmp_path))
 
 
@@ -147,8 +143,8 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks f
 
 @needs_proc
 def test_a_killed_worker_is_one_clear_error(tmp_path):
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke"]
-    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke"]
+    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "digits", "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
@@ -170,8 +166,8 @@ def _is_worker(pid: str) -> bool:
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke"]
-    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke"]
+    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "digits"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A shell's background job ignores the interrupt, and so would what it starts.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -280,8 +276,8 @@ def test_the_first_epoch_above_a_level():
 
 # ---------------------------------------------------------------- parameters of a notebook
 
-KNOWN = {"profile": ("smoke", "cpu"), "seeds": list[int], "jobs": int, "tau": float}
-GIVEN = {"profile": "cpu", "seeds": [0, 1], "jobs": 0, "tau": 1.0}
+KNOWN = {"suite": ("smoke", "digits"), "seeds": list[int], "jobs": int, "tau": float}
+GIVEN = {"suite": "digits", "seeds": [0, 1], "jobs": 0, "tau": 1.0}
 
 
 def test_parameters_come_back_checked():
@@ -296,8 +292,8 @@ def test_parameters_come_back_checked():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sedes": [1]}, "unknown parameter sedes; this notebook takes profile, seeds, jobs, tau"),
-        ({"profile": "huge"}, "profile = 'huge' is not one of smoke, cpu"),
+        ({"sedes": [1]}, "unknown parameter sedes; this notebook takes suite, seeds, jobs, tau"),
+        ({"suite": "huge"}, "suite = 'huge' is not one of smoke, digits"),
         ({"seeds": "zero"}, r"seeds must be a list of different whole numbers, like \[0, 1\], not 'zero'"),
         ({"seeds": []}, "seeds must be"),
         ({"seeds": [0, 0]}, "seeds must be"),

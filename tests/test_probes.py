@@ -13,9 +13,10 @@ from livt.data.images import Split
 from livt.data.sets import load_dataset
 from livt.lab.recipes import digit_pairs, smoke, tiny_imagenet_lt
 from livt.lab.runs import RunStore
+from livt.lab.stages import train
 from livt.longtail import shot_groups
 from livt.models import create_vit
-from livt.pretrain import create_mae, pretrain, probe_epochs
+from livt.pretrain import create_mae, probe_epochs
 from livt.probes import features, knn_scores, linear_scores, probe
 
 PARTS = ("accuracy", "many", "medium", "few")
@@ -131,7 +132,7 @@ def test_features_are_the_mean_patch_token_of_images_as_they_are(digits, trainin
     vit = encoder_of()
     vit.train(training)
     augment = Augment(AugmentConfig(shift=2, flip=True, random_erasing=1.0), digits.mean, digits.std)
-    monkeypatch.setattr("livt.batches.EVALUATION_BATCH", 10)
+    monkeypatch.setattr("livt.data.batches.EVALUATION_BATCH", 10)
     found = features(vit, split, augment)
     assert vit.training is training
     assert all(module.training is training for module in vit.modules())
@@ -197,8 +198,8 @@ def test_each_recipe_is_probed_as_often_as_it_says(recipe):
 def test_probes_are_recorded_at_their_epochs_and_change_no_weight(tmp_path, digits):
     recipe = with_overrides(smoke(), {"pretrain.epochs": 4, "pretrain.probes": 3})
     store = RunStore(tmp_path)
-    probed = pretrain(recipe, store, progress=False)
-    blind = pretrain(with_overrides(recipe, {"pretrain.probes": 0}), store, progress=False)
+    probed = train("pretrain", recipe, store, progress=False)
+    blind = train("pretrain", with_overrides(recipe, {"pretrain.probes": 0}), store, progress=False)
     assert [row["epoch"] for row in probed.metrics if "probe" in row] == [2, 4]
     assert [row["epoch"] for row in probed.metrics if "probe_untrained" in row] == [1]
     assert not any(key.startswith("probe") for row in blind.metrics for key in row)

@@ -14,10 +14,12 @@ from livt.companion.report import download, number
 from livt.companion.statistics import VERDICTS
 from livt.config import with_overrides
 from livt.lab import experiments
+from livt.lab.results import records, results
 from livt.lab.runs import RunStore
-from livt.lab.suites import PROFILES
+from livt.lab.suites import SUITES
+from livt.lab.train import train_all
 
-MAIN = PROFILES["smoke"].main
+MAIN = SUITES["smoke"].main
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,8 @@ def trained(tmp_path_factory):
     store = RunStore(tmp_path_factory.mktemp("runs"))
     changes = [{"finetune.loss": "ce"}, {}, {"finetune.loss": "ce", "pretrain": None}]
     recipes = [with_overrides(MAIN, change) for change in changes]
-    experiments.train_all(recipes, store, jobs=1, progress=False)
-    tuned = experiments.records(recipes, store)
+    train_all(recipes, store, jobs=1, progress=False)
+    tuned = records(recipes, store)
     return [*tuned, store.load(tuned[0].result["pretrain_run"])]
 
 
@@ -43,7 +45,7 @@ def soup(html):
 
 
 def numbers(records):
-    table = experiments.results([run for run in records if run.stage == "finetune"])
+    table = results([run for run in records if run.stage == "finetune"])
     found = {row.run.iloc[0]: number(row, row.arm.iloc[0], "accuracy") for _, row in table.groupby("run")}
     return found | {run.id: "0.5" for run in records if run.stage == "pretrain"}
 
@@ -62,11 +64,11 @@ def test_differences_name_the_settings_by_their_path():
     assert set(provenance.differences(scratch, MAIN).split(", ")) == {"pretrain = none", "data.balanced = true"}
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_run_of_every_experiment_differs_from_every_other(profile):
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_run_of_every_experiment_differs_from_every_other(suite):
     """The table would not tell two runs apart whose recipes it writes alike."""
-    main = PROFILES[profile].main
-    recipes = experiments.everything(profile, [0])
+    main = SUITES[suite].main
+    recipes = experiments.everything(suite)
     assert len({provenance.differences(recipe, main) for recipe in recipes}) == len(recipes)
 
 
@@ -184,8 +186,8 @@ def test_reproduction_compares_runs_of_one_name(trained):
 def test_the_summary_says_the_verdicts_it_is_given():
     ledger = claims()
     cpu = {claim.id: VERDICTS[i % len(VERDICTS)] for i, claim in enumerate(ledger)}
-    page = soup(provenance.ledger_summary(ledger, {"cpu": cpu, "paper": {}}))
-    assert [head.get_text() for head in page.select("thead th")] == ["claim", "statement", "cpu", "paper", "chapter"]
+    page = soup(provenance.ledger_summary(ledger, {"digits": cpu, "paper": {}}))
+    assert [head.get_text() for head in page.select("thead th")] == ["claim", "statement", "digits", "paper", "chapter"]
     for claim, row in zip(ledger, page.select("tbody tr"), strict=True):
         name, statement, first, second, chapter = row.find_all(["th", "td"])
         assert (name.get_text(), statement.get_text()) == (claim.id, claim.statement)
@@ -213,7 +215,7 @@ def test_every_chapter_of_the_ledger_has_a_name():
 def test_records_are_matched_by_recipe_and_not_by_name(trained):
     found = provenance.matched(trained, ["loss_ablation"], "smoke")["loss_ablation"]
     assert sorted(found.arm) == ["bal_bce", "ce"], "the run from scratch is of no arm"
-    assert provenance.matched(trained, ["loss_ablation"], "cpu")["loss_ablation"].empty
+    assert provenance.matched(trained, ["loss_ablation"], "digits")["loss_ablation"].empty
     assert provenance.matched([], ["loss_ablation", "model_size"], "gpu")["model_size"].empty
 
 

@@ -10,11 +10,12 @@ import torch
 
 from livt.companion.published import published
 from livt.config import DataConfig, ModelConfig, Recipe, StageConfig, digest, with_overrides
+from livt.data.sets import classes_of
 from livt.finetune import create_classifier, create_loss, create_mixer
 from livt.lab import recipes
 from livt.lab.experiments import EXPERIMENTS, arms, equal_compute_epochs, flops_per_image
 from livt.lab.recipes import RECIPES, imagenet_lt, inat18, places_lt, tiny_imagenet_lt
-from livt.lab.suites import PROFILES
+from livt.lab.suites import SUITES
 from livt.longtail import exponential_counts
 from livt.mae import MaskedAutoencoder
 from livt.models import load_encoder
@@ -211,9 +212,9 @@ def test_tiny_imagenet_profiles_differ_in_their_images_alone():
     assert differences(RECIPES["tiny_imagenet_balanced"](), base) == {"data.balanced": True}
 
 
-def test_the_gpu_profile_keeps_its_runs():
+def test_the_gpu_suite_keeps_its_runs():
     """Another digest would train anew what run stores hold."""
-    stages = [digest(PROFILES["gpu"].main.stage(stage), "") for stage in ("pretrain", "finetune")]
+    stages = [digest(SUITES["gpu"].main.stage(stage), "") for stage in ("pretrain", "finetune")]
     assert stages == ["8ce799ea15fb", "7ec5aed905bc"]
 
 
@@ -224,12 +225,12 @@ def test_every_experiment_builds_at_the_scale_of_the_paper(experiment):
     assert {recipe.data.name for recipe in found.values()} <= {"imagenet_lt", "imagenet_bal"}
 
 
-def test_the_profile_of_the_paper_is_imagenet_lt():
-    profile = PROFILES["paper"]
-    assert profile.main == profile.sweep == imagenet_lt()
+def test_the_suite_of_the_paper_is_imagenet_lt():
+    suite = SUITES["paper"]
+    assert suite.main == suite.sweep == imagenet_lt()
     sizes = {"ViT-Tiny": "tiny", "ViT-Small": "small", "ViT-Base": "base", "ViT-Large": "large"}
-    assert profile.sizes == tuple(sizes[m] for m in published("table5_loss_by_model_size").model.unique())
-    assert equal_compute_epochs(profile.sweep) > 500
+    assert suite.sizes == tuple(sizes[m] for m in published("table5_loss_by_model_size").model.unique())
+    assert equal_compute_epochs(suite.sweep) > 500
 
 
 # ------------------------------------------------------------------------------------------------- costs and scores
@@ -334,7 +335,7 @@ def test_stated_memory_is_that_of_the_larger_stage(name):
     needs = []
     for stage, data in (("pretrain", recipe.pretrain_data), ("finetune", recipe.data)):
         with torch.device("meta"):
-            model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe)
+            model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe, classes_of(recipe.data))
         settings = getattr(recipe, stage)
         kept = KEPT[stage, recipe.model.size, data.size[0], recipe.model.patch_size]
         parameters = 18 * sum(p.numel() for p in model.parameters())
@@ -353,7 +354,8 @@ def test_memory_per_image_is_what_pytorch_keeps(what, expected):
         if (r.model.size, (r.pretrain_data if stage == "pretrain" else r.data).size[0]) == (size, pixels)
         and r.data.name not in ("digits", "digit_pairs")
     )
-    model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe, drop_path=0.1)
+    classes = classes_of(recipe.data)
+    model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe, classes, drop_path=0.1)
     one, two = (kept_bytes(model.train(), torch.randn(n, 3, pixels, pixels)) for n in (1, 2))
     assert (two - one) / 1e6 == pytest.approx(expected, rel=0.02)
 
@@ -425,7 +427,7 @@ def finetuning_step(recipe: Recipe) -> None:
     about = small.model, settings, recipe.finetune.lr, classes, small.data.size
     if about in TAKEN:
         return
-    vit = create_classifier(small, drop_path=settings.drop_path)
+    vit = create_classifier(small, classes_of(small.data), drop_path=settings.drop_path)
     state = MODELS[small.model].state_dict()
     report = load_encoder(vit, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")})
     assert bool(report.resampled) == (small.pretrain.data is not None)

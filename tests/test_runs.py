@@ -1,3 +1,5 @@
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -18,8 +20,8 @@ from livt.lab.failures import RunError
 from livt.lab.files import dump_json, write_atomically
 from livt.lab.promoted import check_record, promote, read_promoted
 from livt.lab.recipes import smoke
-from livt.lab.runs import RunStore
-from livt.pretrain import pretrain
+from livt.lab.runs import OpenRun, RunStore
+from livt.lab.stages import train
 
 FILES = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors", "result.json")
 
@@ -27,7 +29,7 @@ FILES = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensor
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     store = RunStore(tmp_path_factory.mktemp("runs"))
-    record = pretrain(smoke(), store, progress=False)
+    record = train("pretrain", smoke(), store, progress=False)
     return store, record
 
 
@@ -95,20 +97,93 @@ def test_a_run_under_another_name_is_refused(damaged):
     assert not store.is_finished(run_id)
 
 
-def test_a_damaged_resume_file_starts_the_run_again(tmp_path, trained, capsys):
-    _, whole = trained
-    store = RunStore(tmp_path)
-    config, data = smoke().stage("pretrain"), whole.environment["data_digest"]
-    with store.open(config, data) as run:
-        model = torch.nn.Linear(2, 2)
-        run.save(model, torch.optim.AdamW(model.parameters()), {"epoch": 1, "lr": 0.0, "train_loss": 0.0})
-    path = tmp_path / whole.id / "resume.pt"
-    content = bytearray(path.read_bytes())
-    content[-9] ^= 1
+@pytest.fixture(scope="module")
+def after_one_epoch(tmp_path_factory):
+    """What is saved after the first of the two epochs of the trained run: the file's name and its content."""
+    store = RunStore(tmp_path_factory.mktemp("interrupted"))
+    save = OpenRun.save
+
+    def save_and_stop(self, *arguments, **named):
+        save(self, *arguments, **named)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenRun, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train("pretrain", smoke(), store, progress=False)
+    (path,) = store.root.glob("*/resume.pt")
+    return path.relative_to(store.root), path.read_bytes()
+
+
+def sealed(state) -> bytes:
+    """A state as a run saves it, with its checksum."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+
+
+def opened(content: bytes) -> dict:
+    return torch.load(io.BytesIO(content[32:]), weights_only=True)
+
+
+def without(name: str):
+    return lambda content: sealed({key: value for key, value in opened(content).items() if key != name})
+
+
+def having(**values):
+    return lambda content: sealed(opened(content) | values)
+
+
+OTHER = torch.nn.Linear(2, 2)
+STATES = {
+    "empty": (lambda content: b"", "is damaged"),
+    "text": (lambda content: b"this is no state\n" * 9, "is damaged"),
+    "one bit": (lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], "is damaged"),
+    "half": (lambda content: content[: len(content) // 2], "is damaged"),
+    "a sealed text": (lambda content: hashlib.sha256(b"x").digest() + b"x", "is no saved state"),
+    "a list": (lambda content: sealed([1, 2]), "is no saved state"),
+    "without its model": (without("model"), "is no saved state"),
+    "without its optimizer": (without("optimizer"), "is no saved state"),
+    "a model that is none": (having(model=[1]), "is no saved state"),
+    "another model": (having(model=OTHER.state_dict()), "is of another model"),
+    "another optimizer": (having(optimizer=torch.optim.AdamW(OTHER.parameters()).state_dict()), "is of another model"),
+    "epochs that are none": (having(metrics=[{"epoch": 2}]), "counts its epochs wrongly"),
+    "other code": (having(code="0" * 12), "was saved by other training code"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), STATES.values(), ids=STATES)
+def test_a_state_that_cannot_be_resumed_is_set_aside_and_the_run_starts_again(
+    trained, after_one_epoch, tmp_path, capsys, change, message
+):
+    (before, whole), (name, sound) = trained, after_one_epoch
+    path, content = tmp_path / name, change(sound)
+    path.parent.mkdir()
     path.write_bytes(content)
-    again = pretrain(smoke(), store, progress=False)
-    assert again.result == whole.result
-    assert capsys.readouterr().err == f"{path} is damaged: this run starts again from the beginning\n"
+    store = RunStore(tmp_path)
+    again = train("pretrain", smoke(), store, progress=False)
+    (aside,) = path.parent.glob("*.pt")
+    kept = f"it is kept as {aside.name}, and this run starts again from the beginning"
+    assert capsys.readouterr().err == f"{path} {message}: {kept}\n"
+    assert aside.read_bytes() == content
+    assert (again.result, again.metrics) == (whole.result, whole.metrics)
+    assert store.weights(again.id).read_bytes() == before.weights(whole.id).read_bytes()
+    assert store.load(again.id) == again, "what was set aside is no part of the run"
+
+
+def test_a_sound_state_is_resumed_without_a_word(trained, after_one_epoch, tmp_path, capsys):
+    """So the states above, which differ from this one in one thing, are refused for that thing."""
+    name, content = after_one_epoch
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(sealed(opened(content)))
+    record = train("pretrain", smoke(), RunStore(tmp_path), progress=False)
+    assert capsys.readouterr().err == ""
+    assert (record.result, record.metrics) == (trained[1].result, trained[1].metrics)
+    assert [path.name for path in (tmp_path / name).parent.glob("*.pt")] == []
+    (tmp_path / "again" / name).parent.mkdir(parents=True)
+    first = {"epoch": 1, "lr": 0.0, "train_loss": 7.0}
+    (tmp_path / "again" / name).write_bytes(having(metrics=[first])(content))
+    assert train("pretrain", smoke(), RunStore(tmp_path / "again"), progress=False).metrics[0] == first, "it is read"
 
 
 def test_a_state_that_takes_long_to_save_is_saved_now_and_then_and_at_the_end(tmp_path, monkeypatch):
@@ -137,10 +212,8 @@ def test_a_state_that_takes_long_to_save_is_saved_now_and_then_and_at_the_end(tm
         assert [row["epoch"] for row in run.metrics] == list(range(1, 21))
 
 
-def test_reading_resume_state_runs_no_code(tmp_path):
+def test_reading_resume_state_runs_no_code(tmp_path, capsys):
     """The state is read as weights only."""
-    import hashlib
-    import io
 
     class RunsCode:
         def __reduce__(self):
@@ -148,13 +221,10 @@ def test_reading_resume_state_runs_no_code(tmp_path):
 
     store = RunStore(tmp_path)
     with store.open(smoke().stage("pretrain"), "data") as run:
-        buffer = io.BytesIO()
-        torch.save({"model": RunsCode()}, buffer)
-        content = buffer.getvalue()
-        (run.path / "resume.pt").write_bytes(hashlib.sha256(content).digest() + content)
+        (run.path / "resume.pt").write_bytes(sealed({"model": RunsCode()}))
         model = torch.nn.Linear(1, 1)
-        with pytest.raises(RunError, match="resume.pt holds more than weights and numbers, and was not read"):
-            run.restore(model, torch.optim.SGD(model.parameters()))
+        run.restore(model, torch.optim.SGD(model.parameters()))
+    assert "resume.pt holds more than weights and numbers, and was not read: it is kept as" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 
 
@@ -164,7 +234,7 @@ def test_an_installed_copy_inside_another_checkout_claims_no_commit(tmp_path):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    code = "from livt.runs import _git_state; print(_git_state())"
+    code = "from livt.lab.environment import git_state; print(git_state())"
     environment = os.environ | {"PYTHONPATH": str(package.parent)}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert out.stdout.strip() == "{'commit': None, 'dirty': None}", out.stderr
@@ -173,7 +243,9 @@ def test_an_installed_copy_inside_another_checkout_claims_no_commit(tmp_path):
 def test_writing_leaves_the_old_content_or_the_new(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    monkeypatch.setattr("livt.runs.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "livt.lab.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -8,17 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from livt.config import Engine, with_overrides
+from livt.config import STAGES, Engine, with_overrides
 from livt.data.sets import load_dataset
 from livt.evaluate import summarize
-from livt.finetune import create_classifier, create_loss, create_mixer, finetune
+from livt.finetune import create_classifier, create_loss, create_mixer
 from livt.lab.failures import RunError
 from livt.lab.recipes import digit_pairs, smoke
 from livt.lab.runs import RunStore
+from livt.lab.stages import train
 from livt.lab.train import train_all
 from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
 from livt.optim import NonFiniteLossError, epoch_schedule, take_step
-from livt.pretrain import create_mae, pretrain
+from livt.pretrain import create_mae
 
 HERE = Path(__file__).parent
 
@@ -27,7 +28,7 @@ HERE = Path(__file__).parent
 def store(tmp_path_factory):
     """A store with the smoke recipe pretrained."""
     store = RunStore(tmp_path_factory.mktemp("runs"))
-    pretrain(smoke(), store, progress=False)
+    train("pretrain", smoke(), store, progress=False)
     return store
 
 
@@ -45,7 +46,7 @@ def test_a_killed_run_resumes_bit_for_bit_at_every_moment():
 def test_pretraining_reconstructs_better_than_the_mean(tmp_path):
     """Per-patch normalized targets have variance 1, so guessing their mean costs about 1."""
     recipe = with_overrides(digit_pairs(), {"pretrain.epochs": 6, "pretrain.warmup_epochs": 1, "model.size": "pico"})
-    record = pretrain(recipe, RunStore(tmp_path), progress=False)
+    record = train("pretrain", recipe, RunStore(tmp_path), progress=False)
     losses = [row["train_loss"] for row in record.metrics]
     assert losses[-1] < 0.95
     assert losses[-1] < 0.8 * losses[0]
@@ -55,7 +56,7 @@ def test_fine_tuning_learns_and_the_last_epoch_is_the_result(tmp_path):
     changes = {"pretrain": None, "finetune.epochs": 30, "finetune.base_lr": 0.02, "finetune.batch_size": 32}
     recipe = with_overrides(smoke(), changes)
     store = RunStore(tmp_path)
-    record = finetune(recipe, store, progress=False)
+    record = train("finetune", recipe, store, progress=False)
     assert record.result["accuracy"] > 35, "ten classes: chance is 10"
     assert record.metrics[-1]["train_loss"] < 0.7 * record.metrics[0]["train_loss"]
     last = record.metrics[-1]
@@ -65,9 +66,9 @@ def test_fine_tuning_learns_and_the_last_epoch_is_the_result(tmp_path):
     assert record.result["pretrain_run"] is None
 
     # The stored weights give the stored numbers, and load into a fresh model by name.
-    vit = create_classifier(recipe).eval()
-    vit.load_state_dict(weights(store, record))
     data = load_dataset(recipe.data)
+    vit = create_classifier(recipe, data.num_classes).eval()
+    vit.load_state_dict(weights(store, record))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.mean, data.std))
     with torch.no_grad():
         predicted = vit((data.evaluation.images / 255 - mean) / std).argmax(1)
@@ -78,20 +79,20 @@ def test_fine_tuning_learns_and_the_last_epoch_is_the_result(tmp_path):
 def test_one_seed_is_one_result_and_another_seed_another(store, tmp_path):
     recipe = smoke()
     again = RunStore(tmp_path)
-    first = finetune(recipe, store, progress=False)
-    pretrain(recipe, again, progress=False)
-    second = finetune(recipe, again, progress=False)
+    first = train("finetune", recipe, store, progress=False)
+    train("pretrain", recipe, again, progress=False)
+    second = train("finetune", recipe, again, progress=False)
     assert all(torch.equal(v, weights(again, second)[k]) for k, v in weights(store, first).items())
     assert first.result == second.result
-    other = pretrain(with_overrides(recipe, {"seed": 1}), again, progress=False)
+    other = train("pretrain", with_overrides(recipe, {"seed": 1}), again, progress=False)
     assert other.id != first.result["pretrain_run"]
     assert other.result != store.load(first.result["pretrain_run"]).result
 
 
 def test_a_finished_run_is_not_trained_again(store, monkeypatch):
-    record = pretrain(smoke(), store, progress=False)
+    record = train("pretrain", smoke(), store, progress=False)
     monkeypatch.setattr("livt.pretrain.create_mae", None)  # calling it would fail
-    assert pretrain(smoke(), store, progress=False) == record
+    assert train("pretrain", smoke(), store, progress=False) == record
 
 
 def test_fine_tuning_starts_from_the_pretrained_encoder(store, monkeypatch):
@@ -100,18 +101,16 @@ def test_fine_tuning_starts_from_the_pretrained_encoder(store, monkeypatch):
         "livt.finetune.create_optimizer", lambda vit, *rest: seen.update(vit.state_dict()) or pytest.skip.Exception
     )
     with pytest.raises(AttributeError):
-        finetune(with_overrides(smoke(), {"finetune.epochs": 3}), store, progress=False)
-    source = load_file(store.weights(pretrain(smoke(), store, progress=False).id))
+        train("finetune", with_overrides(smoke(), {"finetune.epochs": 3}), store, progress=False)
+    source = load_file(store.weights(train("pretrain", smoke(), store, progress=False).id))
     for name in ("patch_embed.proj.weight", "blocks.1.mlp.fc2.weight", "pos_embed", "cls_token"):
         assert torch.equal(seen[name], source[f"encoder.{name}"])
     assert seen["head.weight"].abs().max() < 1e-4
 
 
 def test_fine_tuning_without_its_pretraining_says_so(tmp_path):
-    with pytest.raises(
-        RunError, match=r"the pretraining run pretrain-\w+ is not finished in .*: pretrain this recipe first"
-    ):
-        finetune(smoke(), RunStore(tmp_path), progress=False)
+    with pytest.raises(RunError, match=r"the pretrain run pretrain-\w+ is not finished in .*: train this stage first"):
+        train("finetune", smoke(), RunStore(tmp_path), progress=False)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_state(tmp_path):
@@ -120,7 +119,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_state(tmp_pa
     with pytest.raises(
         NonFiniteLossError, match=r"training loss is (nan|inf) at step \d+ of finetune-\w+; its last good"
     ):
-        finetune(recipe, store, progress=False)
+        train("finetune", recipe, store, progress=False)
     assert not store.is_finished(store.ids()[0])
 
 
@@ -136,7 +135,10 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_state(tmp_pa
 def test_what_does_not_fit_either_stage_is_refused_before_the_first(tmp_path, path, value, message):
     recipe = with_overrides(smoke(), {path: value})
     store = RunStore(tmp_path / "runs")
-    for work in (lambda: pretrain(recipe, store, progress=False), lambda: train_all([recipe], store, progress=False)):
+    for work in (
+        lambda: train("pretrain", recipe, store, progress=False),
+        lambda: train_all([recipe], store, progress=False),
+    ):
         with pytest.raises(ValueError, match=message):
             work()
     assert not (tmp_path / "runs").exists()
@@ -148,7 +150,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     recipe = with_overrides(smoke(), {f"pretrain.{name}": value for name, value in changes.items()})
     store = RunStore(tmp_path)
     with pytest.raises(NonFiniteLossError, match=r"is no longer finite at the end of epoch 1 of pretrain-"):
-        pretrain(recipe, store, progress=False)
+        train("pretrain", recipe, store, progress=False)
     assert not store.is_finished(store.ids()[0])
     assert store.progress(store.ids()[0]) == 0
 
@@ -157,7 +159,7 @@ def test_the_number_of_threads_does_not_change_a_result(store, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     again = RunStore(tmp_path)
-    record = pretrain(smoke(), again, progress=False)
+    record = train("pretrain", smoke(), again, progress=False)
     assert torch.get_num_threads() == 2, "the caller's setting comes back"
     torch.set_num_threads(before)
     assert all(torch.equal(v, weights(again, record)[k]) for k, v in weights(store, record).items())
@@ -172,7 +174,7 @@ def test_gradient_accumulation_equals_one_batch():
     for parts in (1, 4):
         settings = with_overrides(recipe, {"finetune.accumulation_steps": parts}).finetune
         torch.manual_seed(0)
-        vit = create_classifier(recipe).double()
+        vit = create_classifier(recipe, 10).double()
         optimizer = torch.optim.SGD([{"params": list(vit.parameters()), "lr_scale": 1.0}], lr=1.0)
         criterion = create_loss(settings, data.class_counts)
         batch = zip(images.double().chunk(parts), labels.chunk(parts), strict=True)
@@ -262,11 +264,11 @@ def test_every_part_of_the_autoencoder_learns():
 def test_bf16_training_runs_and_keeps_float32_weights(tmp_path):
     recipe = with_overrides(smoke(), {"pretrain.precision": "bfloat16", "finetune.precision": "bfloat16"})
     store = RunStore(tmp_path)
-    pre = pretrain(recipe, store, progress=False)
-    fine = finetune(recipe, store, progress=False)
+    pre = train("pretrain", recipe, store, progress=False)
+    fine = train("finetune", recipe, store, progress=False)
     assert math.isfinite(fine.result["accuracy"])
     assert {v.dtype for v in weights(store, fine).values()} == {torch.float32}
-    full = pretrain(smoke(), store, progress=False)
+    full = train("pretrain", smoke(), store, progress=False)
     assert pre.result["train_loss"] == pytest.approx(full.result["train_loss"], rel=0.02)
 
 
@@ -300,14 +302,12 @@ def test_checkpointing_changes_nothing_but_memory(tmp_path):
     for checkpointing in (False, True):
         store = RunStore(tmp_path / str(checkpointing))
         engine = Engine(checkpointing=checkpointing)
-        found.append(
-            [weights(store, stage(recipe, store, progress=False, engine=engine)) for stage in (pretrain, finetune)]
-        )
+        found.append([weights(store, train(stage, recipe, store, progress=False, engine=engine)) for stage in STAGES])
     for plain, checkpointed in zip(*found, strict=True):
         assert all(torch.equal(value, checkpointed[name]) for name, value in plain.items())
 
     larger = with_overrides(smoke(), {"model.size": "nano", "pretrain.decoder_depth": 4})
-    mae, vit, images = create_mae(larger), create_classifier(larger), torch.rand(64, 3, 8, 8)
+    mae, vit, images = create_mae(larger), create_classifier(larger, 10), torch.rand(64, 3, 8, 8)
     whole = saved_bytes(lambda: mae(images, 0.5).loss), saved_bytes(lambda: vit(images).sum())
     mae.checkpointing = True
     vit.set_grad_checkpointing(True)
@@ -322,9 +322,7 @@ def test_a_compiled_model_trains_to_the_same_result_but_for_rounding(tmp_path):
     runs = []
     for compiled in (False, True):
         store = RunStore(tmp_path / str(compiled))
-        runs.append(
-            [stage(recipe, store, progress=False, engine=Engine(compile=compiled)) for stage in (pretrain, finetune)]
-        )
+        runs.append([train(stage, recipe, store, progress=False, engine=Engine(compile=compiled)) for stage in STAGES])
     for plain, compiled in zip(*runs, strict=True):
         for row, other in zip(plain.metrics, compiled.metrics, strict=True):
             assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
@@ -335,10 +333,10 @@ def test_fine_tuning_may_start_from_other_images_of_another_size(tmp_path):
     """As 384 px fine-tuning starts from 224 px pretraining; the pretraining run is that of a recipe on those images."""
     small = with_overrides(smoke(), {"pretrain.probes": 0})
     store = RunStore(tmp_path)
-    pretrained = pretrain(small, store, progress=False)
+    pretrained = train("pretrain", small, store, progress=False)
     large = with_overrides(small, {"data.image_size": 16, "data.max_count": 100, "pretrain.data": small.data.to_dict()})
-    assert pretrain(large, store, progress=False) == pretrained
-    record = finetune(large, store, progress=False)
+    assert train("pretrain", large, store, progress=False) == pretrained
+    record = train("finetune", large, store, progress=False)
     assert record.result["pretrain_run"] == pretrained.id
     assert record.recipe == large
     assert weights(store, record)["pos_embed"].shape[1] == 1 + 4 * 4

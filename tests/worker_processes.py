@@ -15,13 +15,11 @@ from pathlib import Path
 import torch
 
 from livt import distributed
-from livt.config import with_overrides
-from livt.finetune import finetune
-from livt.lab import runs
+from livt.config import STAGES, with_overrides
+from livt.lab import runs, stages
 from livt.lab.failures import RunError
 from livt.lab.recipes import smoke
 from livt.lab.runs import OpenRun, RunStore
-from livt.pretrain import pretrain
 
 RANK, RESTARTS = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 PARTS = {"pretrain.accumulation_steps": 2, "finetune.accumulation_steps": 2}
@@ -59,8 +57,8 @@ def fails() -> None:
 def train(root: str) -> None:
     recipe = with_overrides(smoke(), PARTS)
     with distributed.process_group(torch.device("cpu")):
-        for stage in (pretrain, finetune):
-            record = stage(recipe, RunStore(root), progress=False)
+        for stage in STAGES:
+            record = stages.train(stage, recipe, RunStore(root), progress=False)
             print(f"process {RANK}: {record.id}\n", end="", flush=True)
 
 

@@ -43,12 +43,17 @@ class Stage:
         return code_of(self.train.__module__, *self.uses(recipe))
 
 
+def _loss_module(recipe: Recipe) -> list[str]:
+    create = find(recipe.finetune.loss, recipe.finetune.tau).create
+    return [getattr(create, "func", create).__module__]  # a partial is of the module of its function
+
+
 STAGES = {
     "pretrain": Stage(train=pretrain, gives=encoder_weights),
     "finetune": Stage(
         train=finetune,
         needs={"pretrain": "encoder"},
-        uses=lambda recipe: [find(recipe.finetune.loss, recipe.finetune.tau).create.__module__],
+        uses=_loss_module,
     ),
 }
 

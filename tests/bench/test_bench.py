@@ -55,7 +55,7 @@ def test_step(benchmark, side_by_side, stage, precision):
         model = create_mae(recipe)
         batch, loss_of = (images,), lambda x: model(x, settings.mask_ratio).loss
     else:
-        model = create_classifier(recipe)
+        model = create_classifier(recipe, 100)
         criterion = BalancedBinaryCrossEntropy([10] * 100)
         batch, loss_of = (images, labels), lambda x, y: criterion(model(x), y)
     optimizer = create_optimizer(model, settings)
