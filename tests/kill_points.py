@@ -14,11 +14,10 @@ import torch
 
 from livt.config import Recipe, with_overrides
 from livt.data.sets import load_dataset
-from livt.finetune import finetune
-from livt.lab import runs
+from livt.lab import files
 from livt.lab.recipes import smoke
 from livt.lab.runs import RunStore
-from livt.pretrain import pretrain
+from livt.lab.stages import train
 
 SEALED = ("weights.safetensors", "metrics.jsonl", "result.json", "config.json")
 
@@ -54,7 +53,7 @@ def killed_at(moment: int, work: Callable[[], object]) -> Callable[[], object]:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
 
-        runs.os.replace = replace
+        files.os.replace = replace
         return work()
 
     return run
@@ -64,15 +63,15 @@ def contents(store: RunStore, run_id: str) -> dict[str, bytes]:
     """The sealed files of a run; result.json without the checksum of the environment, which holds times."""
     store.load(run_id)
     found = {name: (store.root / run_id / name).read_bytes() for name in SEALED}
-    found["result.json"] = runs.dump_json(store.load(run_id).result)
+    found["result.json"] = files.dump_json(store.load(run_id).result)
     return found
 
 
-def check(stage: Callable, recipe: Recipe, prepare: Callable[[RunStore], object], folder: Path) -> int:
+def check(stage: str, recipe: Recipe, prepare: Callable[[RunStore], object], folder: Path) -> int:
     """Try every moment of one stage; return how many there were."""
     whole = RunStore(folder / "whole")
-    assert in_child(lambda: (prepare(whole), stage(recipe, whole, progress=False))) == 0
-    run_id = next(i for i in whole.ids() if i.startswith(stage.__name__))
+    assert in_child(lambda: (prepare(whole), train(stage, recipe, whole, progress=False))) == 0
+    run_id = next(i for i in whole.ids() if i.startswith(stage))
     expected = contents(whole, run_id)
     moment = 0
     while survives(moment, stage, recipe, prepare, RunStore(folder / str(moment)), run_id, expected):
@@ -82,7 +81,7 @@ def check(stage: Callable, recipe: Recipe, prepare: Callable[[RunStore], object]
 
 def survives(
     moment: int,
-    stage: Callable,
+    stage: str,
     recipe: Recipe,
     prepare: Callable[[RunStore], object],
     store: RunStore,
@@ -91,14 +90,14 @@ def survives(
 ) -> bool:
     """Kill at ``moment`` and resume; return False where training ended before that moment came."""
     assert in_child(lambda: prepare(store)) == 0
-    ended = in_child(killed_at(moment, lambda: stage(recipe, store, progress=False)))
+    ended = in_child(killed_at(moment, lambda: train(stage, recipe, store, progress=False)))
     if ended == 0:
         assert contents(store, run_id) == expected
         return False
     assert ended == -signal.SIGKILL, ended
     if (store.root / run_id / "result.json").exists():
         assert contents(store, run_id) == expected, f"moment {moment}: sealed too early"
-    assert in_child(lambda: stage(recipe, store, progress=False)) == 0
+    assert in_child(lambda: train(stage, recipe, store, progress=False)) == 0
     assert contents(store, run_id) == expected, f"moment {moment}: resumed to another result"
     left = {p.name for p in (store.root / run_id).iterdir()}
     assert left == {*SEALED, "environment.json"}, left
@@ -110,9 +109,9 @@ def main() -> None:
     recipe = with_overrides(recipe, {"finetune.augment.random_erasing": 0.25})
     load_dataset(recipe.data)  # once, not in each child
     with tempfile.TemporaryDirectory() as folder:
-        first = check(pretrain, recipe, lambda store: None, Path(folder) / "pretrain")
+        first = check("pretrain", recipe, lambda store: None, Path(folder) / "pretrain")
         second = check(
-            finetune, recipe, lambda store: pretrain(recipe, store, progress=False), Path(folder) / "finetune"
+            "finetune", recipe, lambda store: train("pretrain", recipe, store, progress=False), Path(folder) / "finetune"
         )
     print(f"kill points: pretrain {first}, finetune {second}")
 
