@@ -14,7 +14,7 @@ import torch
 
 from livt.config import Recipe, with_overrides
 from livt.data.sets import load_dataset
-from livt.lab import runs
+from livt.lab import files
 from livt.lab.recipes import smoke
 from livt.lab.runs import RunStore
 from livt.lab.stages import train
@@ -53,7 +53,7 @@ def killed_at(moment: int, work: Callable[[], object]) -> Callable[[], object]:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
 
-        runs.os.replace = replace
+        files.os.replace = replace
         return work()
 
     return run
@@ -63,7 +63,7 @@ def contents(store: RunStore, run_id: str) -> dict[str, bytes]:
     """The sealed files of a run; result.json without the checksum of the environment, which holds times."""
     store.load(run_id)
     found = {name: (store.root / run_id / name).read_bytes() for name in SEALED}
-    found["result.json"] = runs.dump_json(store.load(run_id).result)
+    found["result.json"] = files.dump_json(store.load(run_id).result)
     return found
 
 
@@ -111,10 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = check("pretrain", recipe, lambda store: None, Path(folder) / "pretrain")
         second = check(
-            "finetune",
-            recipe,
-            lambda store: train("pretrain", recipe, store, progress=False),
-            Path(folder) / "finetune",
+            "finetune", recipe, lambda store: train("pretrain", recipe, store, progress=False), Path(folder) / "finetune"
         )
     print(f"kill points: pretrain {first}, finetune {second}")
 

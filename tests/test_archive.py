@@ -14,30 +14,29 @@ import pytest
 
 from livt import __main__ as cli
 from livt.config import digest, with_overrides
-from livt.finetune import finetune
 from livt.lab.archive import FILES, export_runs, import_runs
 from livt.lab.failures import RunError
 from livt.lab.files import dump_json, sha256
 from livt.lab.recipes import smoke
 from livt.lab.runs import RunStore
-from livt.pretrain import pretrain
+from livt.lab.stages import train
 
 HERE = Path(__file__)
 REMEDY = "nothing was imported; export the runs again, or copy the archive again"
 
 
-def train(root: Path) -> RunStore:
+def train_three(root: Path) -> RunStore:
     """A store with a fine-tuning run, the pretraining run that it starts from, and one more pretraining run."""
     store = RunStore(root)
-    pretrain(smoke(), store, progress=False)
-    finetune(smoke(), store, progress=False)
-    pretrain(with_overrides(smoke(), {"seed": 1}), store, progress=False)
+    train("pretrain", smoke(), store, progress=False)
+    train("finetune", smoke(), store, progress=False)
+    train("pretrain", with_overrides(smoke(), {"seed": 1}), store, progress=False)
     return store
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("runs"))
+    return train_three(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +130,7 @@ def test_a_fine_tuning_run_brings_its_pretraining_run(trained, pair, store, tmp_
 def test_imported_runs_are_read_not_trained_again(whole, store):
     import_runs(store, whole)
     before = contents(store.root)
-    finetune(smoke(), store, progress=False)
+    train("finetune", smoke(), store, progress=False)
     assert contents(store.root) == before
 
 
@@ -179,7 +178,7 @@ def test_a_reader_of_the_old_archive_keeps_it(trained, whole, tmp_path):
 
 
 def test_a_failed_write_leaves_no_part(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("livt.archive.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("livt.lab.archive.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         export_runs(trained, [], tmp_path / "runs.tar")
     assert not list(tmp_path.iterdir())
@@ -476,7 +475,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        assert in_child(lambda: train(folder / "runs")) == 0
+        assert in_child(lambda: train_three(folder / "runs")) == 0
         trained = RunStore(folder / "runs")
         export_runs(trained, [], folder / "runs.tar")
         archive, expected, ids = folder / "runs.tar", contents(trained.root), trained.ids()

@@ -208,7 +208,7 @@ def test_the_name_of_the_file_comes_back_from_a_training_process(tmp_path):
 
 def test_a_table_that_finds_no_room_keeps_its_runs(capsys, smoke_runs, tmp_path):
     target = tmp_path / "table.csv"
-    sweep = ["reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0", "--jobs", "1", "--quiet"]
+    sweep = ["reproduce", "loss_ablation", "--suite", "smoke", "--seeds", "0", "--jobs", "1", "--quiet"]
     sweep += ["--device", "cpu", "--runs", smoke_runs, "--csv", target]
     assert run(capsys, *sweep)[0] == 0
     table = target.read_text()
@@ -286,7 +286,7 @@ def test_a_read_only_store_is_read_and_never_written(capsys, undisturbed, disk, 
 
 
 def test_finished_runs_of_a_read_only_store_are_evaluated_and_make_their_table(capsys, undisturbed, disk):
-    sweep = ("reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0", "--jobs", "1", "--quiet")
+    sweep = ("reproduce", "loss_ablation", "--suite", "smoke", "--seeds", "0", "--jobs", "1", "--quiet")
     table = run(capsys, *sweep, "--device", "cpu", "--runs", undisturbed.root)
     fine = re.findall(r"finetune-\w+", table[1])
     assert len(fine) == 4
@@ -343,9 +343,10 @@ def test_other_runtime_errors_are_not_taken_for_want_of_memory(capsys, tmp_path)
 LIMITED = """
 import resource, sys
 import torch
-from livt import __main__ as cli, finetune, pretrain
-from livt.data import load_dataset
-from livt.recipes import smoke
+from livt import __main__ as cli
+from livt.data.sets import load_dataset
+from livt.lab import stages
+from livt.lab.recipes import smoke
 torch.set_num_threads(1)
 load_dataset(smoke().data)
 with open("/proc/self/statm") as file:
@@ -375,7 +376,7 @@ def test_a_model_that_memory_does_not_hold_is_one_line(capsys, tmp_path):
 
 
 def test_out_of_memory_outside_training_is_one_line_too(capsys, undisturbed, monkeypatch):
-    monkeypatch.setattr("livt.finetune.predict", lambda *_, **__: raises(torch.OutOfMemoryError("CUDA"))(None))
+    monkeypatch.setattr("livt.lab.stored.predict", lambda *_, **__: raises(torch.OutOfMemoryError("CUDA"))(None))
     told = "livt: error: out of memory: close other programs, or take another --device; nothing finished is lost\n"
     assert run(capsys, "evaluate", undisturbed.fine, "--runs", undisturbed.root, "--device", "cpu") == (2, "", told)
     monkeypatch.undo()
@@ -685,7 +686,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(capsys, undisturbed, tmp_pa
 
     monkeypatch.setattr("time.time", backwards)
     monkeypatch.setattr("tqdm.std.time", backwards)
-    monkeypatch.setattr("livt.runs.datetime", Clock)
+    monkeypatch.setattr("livt.lab.environment.datetime", Clock)
     with at_step(2 * STEPS - 4, raises(AssertionError("an epoch was lost"))):
         status, out, _ = run(capsys, "finetune", "smoke", "--runs", tmp_path, "--device", "cpu")
     monkeypatch.undo()
@@ -708,7 +709,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(capsys, undisturbed, tmp_pa
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, jobs):
     """Both are held at the first run until each waits for it, so that they do run side by side."""
-    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--profile", "smoke", "--seeds", "0"]
+    command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke", "--seeds", "0"]
     command += ["--jobs", str(jobs), "--device", "cpu", "--runs", str(tmp_path / "runs")]
     (tmp_path / "runs").mkdir()
     texts = [tmp_path / "first", tmp_path / "second"]
