@@ -1,0 +1,85 @@
+"""What was to be trained on photographs, and judged how, written down before the first run on the test images.
+
+The rules are those of the ledger (``livt.companion.claims``, ``livt.companion.statistics``): limits from the published
+tables, one number per seed, Student's interval, Holm's method over the contrasts of a suite. Arms and seeds are those
+of ``livt.lab.experiments`` and ``livt.lab.suites``. Nothing is left out once it is trained, and no seed is replaced.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from livt.companion.statistics import Estimate
+from livt.config import Recipe
+from livt.lab import experiments
+from livt.lab.find import find
+from livt.lab.runs import RunStore
+from livt.lab.suites import SUITES
+
+MARGIN = 2.0  # points: an interval within so many of zero shows that there is no effect larger than that
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """An experiment on a suite: the claims that it tests, and its estimated cost in hours of one CPU core."""
+
+    suite: str
+    experiment: str
+    claims: tuple[str, ...]
+    hours: float
+
+
+# In the order of training. What is trained for one experiment is not trained again for the next.
+PLAN = (
+    Planned(suite="photos", experiment="loss_ablation", claims=("C4", "C5", "C6", "C7", "C8", "C9"), hours=2.0),
+    Planned(suite="photos", experiment="controls", claims=("C4", "C5", "C7", "C8"), hours=0.8),
+    Planned(suite="photos_tiny", experiment="loss_ablation", claims=("C4", "C5", "C6", "C7", "C8", "C9"), hours=2.0),
+    Planned(suite="photos_tiny", experiment="controls", claims=("C4", "C5", "C7", "C8"), hours=0.8),
+    Planned(suite="photos", experiment="recipes_lt_vs_balanced", claims=("C2", "C3"), hours=4.0),
+    Planned(suite="photos", experiment="equal_compute", claims=(), hours=1.5),
+    Planned(suite="photos", experiment="anatomy", claims=("C4", "C5", "C6", "C7", "C8"), hours=5.5),
+    Planned(suite="photos", experiment="model_size", claims=("C12",), hours=4.5),
+    Planned(suite="photos_10", experiment="loss_ablation", claims=("C4", "C5", "C6", "C7", "C8", "C9"), hours=2.0),
+    Planned(suite="photos_10", experiment="controls", claims=("C4", "C5", "C7", "C8"), hours=0.8),
+)
+# What the plan leaves to a later one: each needs a model or a stage that the suites do not have yet.
+LEFT = {
+    "C1": "no experiment trains a CNN",
+    "C10": "fine-tuning at 64 px takes four times the tokens",
+    "C11": "the rival methods are not there yet",
+}
+
+
+def within_margin(e: Estimate) -> bool:
+    """Return whether the 95 % interval shows that there is no effect larger than ``MARGIN``."""
+    return e.n >= 3 and max(-e.low, e.high) < MARGIN
+
+
+def state(store: RunStore | None) -> pd.DataFrame:
+    """Return a row per entry of the plan: data, experiment, claims, runs planned, runs that have records, hours.
+
+    ``store`` None counts promoted records alone.
+    """
+    rows = []
+    for entry in PLAN:
+        recipes = experiments.recipes(entry.experiment, entry.suite)
+        rows.append(
+            {
+                "data": SUITES[entry.suite].title,
+                "experiment": entry.experiment,
+                "claims": ", ".join(entry.claims) or "-",
+                "runs planned": len(recipes),
+                "runs there": len(find(recipes, store)),
+                "core-hours": entry.hours,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def missing(store: RunStore | None) -> Iterable[Recipe]:
+    """Yield the recipes of the plan that have no record, in its order."""
+    for entry in PLAN:
+        recipes = experiments.recipes(entry.experiment, entry.suite)
+        found = find(recipes, store)
+        yield from (recipe for recipe in recipes if recipe not in found)
