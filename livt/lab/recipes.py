@@ -113,7 +113,14 @@ def photos(imbalance_factor: float = 100) -> Recipe:
     published for a model and a budget of this size; ``book/results`` holds the records of runs.
 
     The paper trains ViT-B/16 for 900 epochs; here, 16 patches of 8 x 8 pixels, width 96 and depth 4 are what cores
-    afford. SETTINGS
+    afford. Settings were chosen on 200 validation images of each class, taken out of the training images (4,800 to 48
+    are left), seed 100, one seed each; accuracy of CE in percent:
+
+    - from scratch, 8 epochs without layer decay, peak rate 1e-3: batch 128 26.2, batch 32 27.4; with batch 128 and 30
+      epochs in prospect it had 28.7 after 18.
+    - after 40 epochs of MGP, 8 epochs at batch 32: 35.8.
+
+    Batches of 32 in fine-tuning were taken, and 12 epochs.
     """
     return Recipe(
         data=DataConfig(name="cifar10", max_count=5000, imbalance_factor=imbalance_factor),
@@ -121,8 +128,8 @@ def photos(imbalance_factor: float = 100) -> Recipe:
         pretrain=PretrainConfig(
             epochs=40,
             warmup_epochs=4,
-            batch_size=64,
-            base_lr=4e-3,
+            batch_size=128,
+            base_lr=2e-3,
             mask_ratio=0.75,
             decoder_width=64,
             decoder_depth=1,
@@ -132,10 +139,10 @@ def photos(imbalance_factor: float = 100) -> Recipe:
         ),
         finetune=FinetuneConfig(
             loss="bal_bce",
-            epochs=15,
-            warmup_epochs=1.5,
-            batch_size=64,
-            base_lr=4e-3,
+            epochs=12,
+            warmup_epochs=1,
+            batch_size=32,
+            base_lr=8e-3,
             min_lr=1e-6,
             augment=AugmentConfig(flip=True, crop_min_scale=0.4),
         ),
