@@ -13,6 +13,7 @@ from livt.__main__ import build_parser
 from livt.companion.published import published
 from livt.config import with_overrides
 from livt.lab.recipes import RECIPES
+from livt.losses import BalancedBinaryCrossEntropy, balanced_bce_bias
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.md"))
@@ -60,10 +61,49 @@ def test_sample_runs(name, source, monkeypatch, tmp_path):
     run(source, name)
 
 
-def test_a_wrong_sample_fails():
-    name, source = next(block for block in blocks("python") if "def bal_bce" in block[1])
+def sample(function):
+    """Return a function that a sample of "Use the loss" defines, by its name."""
+    name, source = next(block for block in blocks("python") if f"def {function}(" in block[1])
+    namespace = {"__name__": "sample"}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace[function], source
+
+
+def test_the_first_sample_is_our_loss_and_needs_nothing_of_ours():
+    bal_bce, source = sample("bal_bce")
+    assert "livt" not in source
+    logits, labels, counts = torch.randn(8, 3), torch.randint(3, (8,)), [900, 90, 10]
+    for tau in (1.0, 0.5):
+        expected = BalancedBinaryCrossEntropy(counts, tau)(logits, labels)
+        torch.testing.assert_close(bal_bce(logits, labels, counts, tau), expected)
     with pytest.raises(AssertionError):
-        run(source.replace("n.log() - (n.sum() - n).log()", "n.log()"), name)
+        torch.testing.assert_close(bal_bce(logits, labels, [1, 1, 1]), expected)
+
+
+def test_the_rule_for_another_prior_is_bayes_rule():
+    """A world of ten classes and 50 images with known probabilities; the exact minimizer of Bal-BCE, found in float64.
+
+    Where p(y | x) is the training posterior, Bal-BCE is least at sigmoid(z + b) = p(y | x).
+    """
+    probabilities, _ = sample("probabilities")
+    generator = torch.Generator().manual_seed(0)
+    likelihood = torch.rand(10, 50, generator=generator, dtype=torch.float64) ** 4
+    likelihood /= likelihood.sum(1, keepdim=True)  # p(x | y)
+    counts = torch.tensor([1000, 600, 350, 200, 120, 70, 40, 25, 15, 10], dtype=torch.float64)
+    joint = likelihood * (counts / counts.sum())[:, None]
+    posterior = (joint / joint.sum(0)).T  # [50, 10]
+    z = posterior.logit() - balanced_bce_bias(counts)
+    assert z.requires_grad_().grad is None
+    loss = BalancedBinaryCrossEntropy(counts)(z, posterior)
+    loss.backward()
+    assert z.grad.abs().max() < 1e-12, "this is where Bal-BCE is least"
+    reversed_prior = counts.flip(0) / counts.sum()
+    for q in (torch.full((10,), 0.1, dtype=torch.float64), counts / counts.sum(), reversed_prior):
+        there = likelihood * q[:, None]
+        expected = (there / there.sum(0)).T
+        torch.testing.assert_close(probabilities(z.detach(), counts, q), expected)
+    balanced = likelihood.T / likelihood.T.sum(1, keepdim=True)
+    assert not torch.equal(z.argmax(1), balanced.argmax(1)), "the raw logits decide otherwise for some images"
 
 
 @pytest.mark.parametrize(("chapter", "arguments"), commands())
