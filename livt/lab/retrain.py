@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from livt.config import Recipe
+from livt.lab import stages
 from livt.lab.environment import git_state
 from livt.lab.failures import RunError
 from livt.lab.files import dump_json, flat, sha256, write_atomically
 from livt.lab.promoted import promoted_folder, read_promoted, write_record
 from livt.lab.recipes import RECIPES
 from livt.lab.runs import Record, RunStore
-from livt.lab.stages import train
 
 
 def known_run(name: str, store: RunStore) -> str:
@@ -35,14 +35,16 @@ def retrain(run_id: str, store: RunStore, *, device: str = "cpu") -> tuple[bool,
 
     Returns whether metrics, result and weights are equal to the bit, and in words what was found. The proof, which says
     what code trained it again, when and where, is kept: in the run's ``proofs.json``, and in the promoted record.
+    Raises RunError, before anything trains, where the images have changed since the run.
     """
     promoted = read_promoted(promoted_folder())
     record = store.load(run_id) if store.is_finished(run_id) else promoted[run_id]
+    recipe = recipe_of(record)
+    if stages.run_id(record.stage, recipe, store) != run_id:
+        raise RunError(f"{run_id} cannot be trained again: its images, or what its settings mean, have changed")
     with tempfile.TemporaryDirectory(prefix="livt-retrain-") as folder:
         other = RunStore(folder)
-        again = _trained(record.stage, recipe_of(record), other, device)
-        if again.id != record.id:
-            raise RunError(f"{record.id} cannot be trained again: its images, or what its settings mean, have changed")
+        again = _trained(record.stage, recipe, other, device)
         pairs: dict[str, tuple[Any, ...]] = {
             name: (getattr(record, name), getattr(again, name)) for name in ("metrics", "result")
         }
@@ -72,7 +74,7 @@ def recipe_of(record: Record) -> Recipe:
 def _trained(stage: str, recipe: Recipe, store: RunStore, device: str) -> Record:
     for need in recipe.needs(stage):
         _trained(need, recipe, store, device)
-    return train(stage, recipe, store, device=device)
+    return stages.train(stage, recipe, store, device=device)
 
 
 def _keep(record: Record, proof: Mapping[str, Any], store: RunStore, promoted: Mapping[str, Record]) -> None:
