@@ -61,7 +61,7 @@ def read_annotations(path: Path) -> ImageList:
             raise TypeError("a file_name is no string, or a category_id no number")
     except FileNotFoundError:
         raise PrepareError(f"{path} is missing; {OBTAIN}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise PrepareError(f"{path} is not JSON with images and annotations ({reason}); {OBTAIN}") from None
     return ImageList(name=path.name, records=records, sha256=hashlib.sha256(content).hexdigest(), official=None)

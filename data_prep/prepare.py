@@ -222,7 +222,7 @@ def difference(folder: Path, request: Mapping[str, Any], thorough: bool = False)
         manifest = json.loads((folder / "manifest.json").read_bytes())
         made, digest, files = manifest["request"], manifest["digest"], manifest["files"]
         listing = (folder / "files.csv").read_bytes()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "has no manifest.json and files.csv that can be read"
     for key in sorted(made.keys() | request.keys()):
         if made.get(key) != request.get(key):
@@ -252,7 +252,7 @@ def _request(folder: Path) -> Any:
     for name in ("manifest.json", "request.json"):
         try:
             return json.loads((folder / name).read_bytes())["request"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return None
 

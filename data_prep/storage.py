@@ -29,6 +29,8 @@ from PIL import Image
 from pyarrow import parquet
 from tqdm import tqdm
 
+from livt.data.decoding import rgb
+
 SHARD_IMAGES, GROUP = 4096, 256  # images in a shard, and in a row group (Parquet) or record batch (Arrow)
 IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
 SHORT_SIDE, QUALITY = 256, 90
@@ -181,16 +183,10 @@ def _batches(folder: Path) -> Iterator[tuple[Sequence[str], Sequence[bytes | Pat
 def _reason(image: bytes | Path) -> str | None:
     """Say why an image does not decode."""
     try:
-        decoded(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        rgb(image)
+    except ValueError as error:
         return str(error)
     return None
-
-
-def decoded(image: bytes | Path) -> Image.Image:
-    """Return the image as RGB."""
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return opened.convert("RGB")
 
 
 # ---------------------------------------------------------------- trees
@@ -300,8 +296,8 @@ def write_table(table: pyarrow.Table, path: Path, form: str) -> None:
 def reduced(content: bytes) -> bytes | None:
     """Return the image as JPEG with at most 256 pixels on the short side; None where it does not decode."""
     try:
-        image = decoded(content)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        image = rgb(content)
+    except ValueError:
         return None
     scale = SHORT_SIDE / min(image.size)
     if scale >= 1 and content[:3] == b"\xff\xd8\xff":

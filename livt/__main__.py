@@ -335,8 +335,9 @@ def _runs(options: argparse.Namespace) -> int:
     from livt.lab.archive import export_runs, import_runs
     from livt.lab.failures import RunError
     from livt.lab.files import dump_json
-    from livt.lab.promoted import promote
+    from livt.lab.promoted import check_record, promote
     from livt.lab.runs import RunStore
+    from livt.lab.stages import load_weights
 
     store = RunStore(options.runs)
     match options.action:
@@ -373,7 +374,7 @@ def _runs(options: argparse.Namespace) -> int:
             status = 0
             for run_id in [store.find(name) for name in options.run] or store.ids():
                 try:
-                    store.load(run_id)
+                    load_weights(check_record(store.load(run_id).to_dict(), str(store.root / run_id)), store)
                     print(f"{run_id}: sound")
                 except RunError as error:
                     print(f"{run_id}: {error}")

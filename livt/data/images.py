@@ -7,7 +7,6 @@ mapped into memory, so all processes share one copy.
 Shapes: ``N`` images, ``S`` pixels.
 """
 
-import io
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-_DECODING = (OSError, SyntaxError, TypeError, ValueError, KeyError, Image.DecompressionBombError)
+from livt.data.decoding import rgb
 
 
 class DataError(ValueError):
@@ -87,10 +86,8 @@ class FileSplit:
 def decode(content: bytes, name: str, remedy: str) -> Image.Image:
     """Return an encoded image as RGB, or raise DataError naming ``name`` and the remedy."""
     try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except UnidentifiedImageError:
-        raise DataError(f"{name} does not decode (it is no image): {remedy}") from None
-    except _DECODING as error:
+        return rgb(content)
+    except ValueError as error:
         raise DataError(f"{name} does not decode ({error}): {remedy}") from None
 
 

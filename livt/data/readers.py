@@ -31,7 +31,7 @@ def read_folder(folder: Path, num_classes: int, size: int, script: str) -> tuple
         digest, classes = str(manifest["digest"]), len(manifest["classes"])
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is missing: {remedy}, or set LIVT_DATA to the folder above it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / 'manifest.json'} cannot be used ({error}): {remedy}") from None
     if hashlib.sha256(listing).hexdigest() != digest:
         raise DataError(f"{folder / 'files.csv'} is not the one that manifest.json names: {remedy} again")

@@ -15,13 +15,18 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from livt.lab.check import RUN_ID
 from livt.lab.failures import RunError, cannot_write
 from livt.lab.files import write_atomically
 from livt.lab.promoted import check_record
 from livt.lab.runs import STAGES, Record, RunStore
+from livt.lab.stages import load_weights
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "result.json", "weights.safetensors")
-_MEMBER = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}/({'|'.join(map(re.escape, FILES))})")
+_MOST = 10_000 * len(FILES)  # members of an archive
+# Bytes of a member: iNaturalist's classes and a thousand epochs take a megabyte, the largest model and decoder 1.4e9.
+_LARGEST = {".json": 2**26, ".jsonl": 2**26, ".safetensors": 2**32}
+_MEMBER = re.compile(rf"{RUN_ID.pattern}/({'|'.join(map(re.escape, FILES))})")
 _REMEDY = "nothing was imported; export the runs again, or copy the archive again"
 
 
@@ -67,7 +72,11 @@ def import_runs(store: RunStore, archive: Path) -> dict[str, bool]:
     store stays as it is. Raises RunError, and changes no run, for an archive that is damaged or holds anything but
     runs, and for a run whose result in the store is another; also at a run that another process is training.
     """
-    with open(archive, "rb") as file:
+    try:
+        file = open(archive, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise RunError(f"{archive} cannot be read ({error.strerror}): give a file that `runs export` wrote") from None
+    with file:
         members = _members(file, archive)
         try:
             store.root.mkdir(parents=True, exist_ok=True)
@@ -80,12 +89,12 @@ def import_runs(store: RunStore, archive: Path) -> dict[str, bool]:
         arrivals = RunStore(store.root / ".import")
         try:
             _remove(arrivals.root)  # a kill may have left one
-            for name, (start, size) in members.items():
-                (arrivals.root / name).parent.mkdir(parents=True, exist_ok=True)
-                file.seek(start)
-                write_atomically(arrivals.root / name, file.read(size))
             # Pretraining first: a kill leaves no fine-tuning run without its start.
-            records = [_verified(arrivals, run_id, archive) for run_id in sorted(arrivals.ids(), reverse=True)]
+            run_ids = sorted({name.partition("/")[0] for name in members}, reverse=True)
+            records = []
+            for run_id in run_ids:  # the first that is not sound ends the work
+                _extract(file, run_id, members, arrivals.root)
+                records.append(_verified(arrivals, run_id, archive))
             new = {record.id: not _is_here(store, record, archive) for record in records}
             for record in records:
                 new[record.id] = new[record.id] and _put_in_place(store, arrivals, record, archive)
@@ -120,19 +129,33 @@ def _members(file: BinaryIO, archive: Path) -> dict[str, tuple[int, int]]:
         last, position = member.name, position + tarfile.BLOCKSIZE
         if not 0 <= member.size <= end - position:
             raise RunError(f"{archive} is cut short in {last}: {_REMEDY}")
+        if member.size > _LARGEST[Path(last).suffix]:
+            raise RunError(f"{archive}: {last} has {member.size} bytes, more than any run's; nothing was imported")
+        if len(found) == _MOST:
+            raise RunError(f"{archive} has more than {_MOST // len(FILES)} runs; nothing was imported")
         found[last] = position, member.size
         position += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _extract(file: BinaryIO, run_id: str, members: dict[str, tuple[int, int]], folder: Path) -> None:
+    """Write the files of one run below ``folder``."""
+    (folder / run_id).mkdir(parents=True)
+    for name in (f"{run_id}/{part}" for part in FILES):
+        if name in members:
+            start, size = members[name]
+            file.seek(start)
+            write_atomically(folder / name, file.read(size))
 
 
 def _verified(arrivals: RunStore, run_id: str, archive: Path) -> Record:
     """Return the record of an extracted run, or raise RunError naming the archive and the member that is wrong."""
     try:
-        return check_record(arrivals.load(run_id).to_dict(), str(arrivals.root / run_id))
+        record = arrivals.load(run_id)
+        load_weights(record, arrivals)
+        return check_record(record.to_dict(), str(arrivals.root / run_id))
     except RunError as error:
         what, _, _ = str(error).replace(f"{arrivals.root}{os.sep}", "").partition(": the run is ")  # advice for a store
         raise RunError(f"{archive}: {what}: {_REMEDY}") from None
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise RunError(f"{archive}: {run_id} is not a run: {error!r}; nothing was imported") from None
 
 
 def _is_here(store: RunStore, record: Record, archive: Path) -> bool:

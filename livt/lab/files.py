@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from livt.lab.failures import RunError
+
+MAX_DEPTH = 32  # of JSON that is read; a record has five
 
 
 def write_atomically(path: Path, *content: bytes) -> None:
     """Write a file so that a reader, or a kill at any instant, sees the old content or the new, never a part.
 
-    Raises OSError with the file's own name where the disk is full or cannot be written.
+    Raises OSError with the file's own name where the disk is full or cannot be written, RunError where a folder is in
+    its place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,6 +29,8 @@ def write_atomically(path: Path, *content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if path.is_dir():
+            raise RunError(f"{path} is a folder, and a file belongs there: move it away") from None
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         with suppress(OSError):  # where nothing can be written, nothing was left
@@ -49,11 +55,50 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def parse_json(content: bytes) -> Any:
+    """Return the value of JSON that may come from anywhere.
+
+    Raises ValueError for what is not JSON, is nested deeper than ``MAX_DEPTH``, or has a number that is not finite or
+    takes more than 64 bits.
+    """
+    try:
+        value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
+        level, depth = [part for values in inner for part in values], depth + 1
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+def _finite(text: str) -> float:
+    return float(text) if abs(float(text)) < math.inf else _refuse(text[:40])
+
+
+def _short(text: str) -> int:
+    return int(text) if len(text) < 20 and abs(int(text)) < 2**63 else _refuse(text[:40])
+
+
+def read_bytes(path: Path, remedy: str) -> bytes:
+    """Return a file's content. Raises RunError naming the file and the remedy where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+
+
 def read_json(path: Path, remedy: str) -> Any:
     """Return a file's JSON. Raises RunError naming the file and the remedy where it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
+        return parse_json(read_bytes(path, remedy))
+    except ValueError as error:
         raise RunError(f"{path} is not readable JSON ({error}): {remedy}") from None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import livt
+from livt.lab.check import check_values
 from livt.lab.failures import RunError
 from livt.lab.files import dump_json, read_json, sha256, write_atomically
 from livt.lab.runs import Record, RunStore
@@ -21,27 +22,30 @@ def promoted_folder() -> Path:
 def check_record(values: Mapping[str, Any], source: str) -> Record:
     """Return a record read from JSON, or raise RunError naming ``source`` and what contradicts its configuration.
 
-    Checked: the digest of configuration and data, the number of epochs, the peak learning rate, and that the result is
-    that of the last epoch.
+    Checked: types, ranges and lengths (:func:`livt.lab.check.check_values`), the digest of configuration and data, the
+    number of epochs, the peak learning rate, and that the result is that of the last epoch.
     """
     try:
-        record = Record(**{**values, "proofs": tuple(values.get("proofs", ()))})
-        score = "accuracy" if "accuracy" in record.result else "train_loss"
-        stage = record.config[record.stage]
-        found = {
-            "digest": RunStore.id(record.config, record.environment["data_digest"]),
-            "epochs": [row["epoch"] for row in record.metrics],
-            "peak learning rate": max(row["lr"] for row in record.metrics),
-            f"last {score}": record.metrics[-1][score],
-        }
-        expected = {
-            "digest": record.id,
-            "epochs": list(range(1, stage["epochs"] + 1)),
-            "peak learning rate": stage["base_lr"] * stage["batch_size"] / 256,
-            f"last {score}": record.result[score],
-        }
-    except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise RunError(f"{source} is not a run record: {error!r}") from None
+        check_values(values)
+    except ValueError as error:
+        raise RunError(f"{source} is not a run record: {error}") from None
+    record = Record(**{**values, "proofs": tuple(values.get("proofs", ()))})
+    score = "accuracy" if "accuracy" in record.result else "train_loss"
+    stage = record.config[record.stage]
+    if len(record.metrics) != stage["epochs"]:
+        raise RunError(f"{source}: it has {len(record.metrics)} epochs, but its configuration says {stage['epochs']}")
+    found = {
+        "digest": RunStore.id(record.config, record.environment["data_digest"]),
+        "epochs": [row["epoch"] for row in record.metrics],
+        "peak learning rate": max(row["lr"] for row in record.metrics),
+        f"last {score}": record.metrics[-1][score],
+    }
+    expected = {
+        "digest": record.id,
+        "epochs": list(range(1, stage["epochs"] + 1)),
+        "peak learning rate": stage["base_lr"] * stage["batch_size"] / 256,
+        f"last {score}": record.result[score],
+    }
     for name, value in expected.items():
         same = math.isclose(found[name], value, rel_tol=1e-6) if isinstance(value, float) else found[name] == value
         if not same:

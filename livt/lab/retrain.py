@@ -12,11 +12,11 @@ from typing import Any
 
 from livt.config import Recipe
 from livt.lab import stages
+from livt.lab.check import recipe_of
 from livt.lab.environment import git_state
 from livt.lab.failures import RunError
 from livt.lab.files import dump_json, flat, sha256, write_atomically
 from livt.lab.promoted import promoted_folder, read_promoted, write_record
-from livt.lab.recipes import RECIPES
 from livt.lab.runs import Record, RunStore
 
 
@@ -39,7 +39,7 @@ def retrain(run_id: str, store: RunStore, *, device: str = "cpu") -> tuple[bool,
     """
     promoted = read_promoted(promoted_folder())
     record = store.load(run_id) if store.is_finished(run_id) else promoted[run_id]
-    recipe = recipe_of(record)
+    recipe = recipe_of(record.stage, record.config)
     if stages.run_id(record.stage, recipe, store) != run_id:
         raise RunError(f"{run_id} cannot be trained again: its images, or what its settings mean, have changed")
     with tempfile.TemporaryDirectory(prefix="livt-retrain-") as folder:
@@ -61,14 +61,6 @@ def retrain(run_id: str, store: RunStore, *, device: str = "cpu") -> tuple[bool,
     }
     _keep(record, proof, store, promoted)
     return not differs, _said(record, again, differs)
-
-
-def recipe_of(record: Record) -> Recipe:
-    """Return a recipe that trains this run; one of a pretraining gets any settings for the stages behind it."""
-    values = {key: value for key, value in record.config.items() if key not in ("format", "stage")}
-    if "finetune" not in values:
-        values["finetune"] = RECIPES["smoke"]().finetune.to_dict()
-    return Recipe.from_dict(values)
 
 
 def _trained(stage: str, recipe: Recipe, store: RunStore, device: str) -> Record:

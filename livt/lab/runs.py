@@ -27,9 +27,11 @@ from tqdm import tqdm
 
 from livt import distributed
 from livt.config import STAGES, Recipe, digest
+from livt.lab.check import RUN_ID, check_values
 from livt.lab.environment import environment, git_state
 from livt.lab.failures import RunError, cannot_write, explained
-from livt.lab.files import dump_json, flat, nan_to_none, read_json, sha256, write_atomically
+from livt.lab.files import dump_json, flat, nan_to_none, parse_json, read_bytes, read_json, sha256, write_atomically
+from livt.lab.weights import shapes
 
 _SEALED = ("config.json", "metrics.jsonl", "environment.json", "weights.safetensors")
 QUICK = 1.0  # seconds: a state that is saved faster is saved after each epoch,
@@ -108,7 +110,7 @@ class OpenRun:
         not find the same.
         """
         path = self.path / "resume.pt"
-        content = path.read_bytes() if path.exists() else None
+        content = read_bytes(path, "move it away; this run then starts again") if path.exists() else None
         if not distributed.agree(-1 if content is None else int.from_bytes(content[:7])):
             raise RunError(f"the processes find different states of {self.path}: the run store is one folder for all")
         if content is None:
@@ -231,6 +233,11 @@ class OpenRun:
         (self.path / "resume.pt").unlink(missing_ok=True)
 
 
+def damaged(folder: Path) -> str:
+    """Return what to do about a run that cannot be used."""
+    return f"the run is damaged; delete the folder {folder} to train it anew"
+
+
 def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -306,8 +313,7 @@ class RunStore:
 
     def ids(self) -> list[str]:
         """Return the names of all runs, finished or not, sorted."""
-        folders = (p for stage in STAGES for p in self.root.glob(f"{stage}-*") if p.is_dir())
-        return sorted(p.name for p in folders)
+        return sorted(p.name for p in self.root.glob("*-*") if RUN_ID.fullmatch(p.name) and p.is_dir())
 
     def find(self, name: str) -> str:
         """Return the id of the one run whose name or digest begins with ``name``."""
@@ -334,33 +340,48 @@ class RunStore:
             raise RunError(f"there is no run {run_id} in {self.root}")
         if not (path / "result.json").exists():
             raise RunError(f"{path / 'result.json'} is missing: the run is not finished; train it again")
-        remedy = f"the run is damaged; delete the folder {path} to train it anew"
-
+        remedy = damaged(path)
         sealed = read_json(path / "result.json", remedy)
         if not isinstance(sealed, dict) or set(sealed) != {"result", "files", "sha256"}:
             raise RunError(f"{path / 'result.json'} lacks its entries: {remedy}")
         if sealed.pop("sha256") != sha256(dump_json(sealed)):
             raise RunError(f"{path / 'result.json'} does not match its checksum: {remedy}")
+        if not isinstance(sealed["files"], dict) or set(sealed["files"]) != set(_SEALED):
+            raise RunError(f"{path / 'result.json'} lacks its entries: {remedy}")
         for name in _SEALED:
             if not (path / name).exists():
                 raise RunError(f"{path / name} is missing: {remedy}")
-            if sha256((path / name).read_bytes()) != sealed["files"][name]:
+            if sha256(read_bytes(path / name, remedy)) != sealed["files"][name]:
                 raise RunError(f"{path / name} does not match its checksum: {remedy}")
         config = read_json(path / "config.json", remedy)
-        environment = read_json(path / "environment.json", remedy)
-        if run_id != self.id(config, environment["data_digest"]):
-            raise RunError(f"{path / 'config.json'} is not the configuration of {run_id}: {remedy}")
-        rows = (path / "metrics.jsonl").read_text().splitlines()
         proofs = path / "proofs.json"
-        return Record(
-            id=run_id,
-            stage=config["stage"],
-            config=config,
-            metrics=[json.loads(row) for row in rows],
-            result=sealed["result"],
-            environment=environment,
-            proofs=tuple(read_json(proofs, f"delete {proofs}")) if proofs.exists() else (),
-        )
+        values = {
+            "id": run_id,
+            "stage": config.get("stage") if isinstance(config, dict) else None,
+            "config": config,
+            "metrics": self._rows(path / "metrics.jsonl", remedy),
+            "result": sealed["result"],
+            "environment": read_json(path / "environment.json", remedy),
+            "proofs": read_json(proofs, f"delete {proofs}") if proofs.exists() else [],
+        }
+        try:
+            check_values(values)
+        except ValueError as error:
+            raise RunError(f"{path}: {error}: {remedy}") from None
+        if run_id != self.id(config, values["environment"]["data_digest"]):
+            raise RunError(f"{path / 'config.json'} is not the configuration of {run_id}: {remedy}")
+        try:
+            shapes(path / "weights.safetensors")
+        except ValueError as error:
+            raise RunError(f"{path / 'weights.safetensors'} {error}: {remedy}") from None
+        return Record(**{**values, "proofs": tuple(values["proofs"])})
+
+    @staticmethod
+    def _rows(path: Path, remedy: str) -> list[Any]:
+        try:
+            return [parse_json(line) for line in read_bytes(path, remedy).splitlines()]
+        except ValueError as error:
+            raise RunError(f"{path} is not readable JSON ({error}): {remedy}") from None
 
     def load_for_all(self, run_id: str) -> Record:
         """Return :meth:`load` of the leader in each process of a training: others may not see its files yet."""

@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from livt.config import Engine, Recipe
 from livt.data.sets import check_fit, load_dataset
-from livt.finetune import finetune
+from livt.finetune import create_classifier, finetune
+from livt.lab.check import recipe_of
 from livt.lab.environment import code_of
 from livt.lab.failures import RunError
-from livt.lab.runs import Record, RunStore
+from livt.lab.runs import Record, RunStore, damaged
+from livt.lab.weights import read_weights
 from livt.losses import find
 from livt.mae import encoder_weights
-from livt.pretrain import pretrain
+from livt.models import MAX_BLOCKS
+from livt.pretrain import create_mae, pretrain
 
 Weights = Mapping[str, Tensor]
 
@@ -29,11 +31,13 @@ class Stage:
     """How a stage is trained.
 
     train: a loop, called with recipe, images, the open run, ``device``, ``progress``, ``engine``, and the weights that
-    it needs under the names that ``needs`` gives them, by the stage that hands them over. gives: what the stage hands
-    over, from the weights of its run. uses: modules that the loop calls by a name of the recipe, as the loss.
+    it needs under the names that ``needs`` gives them, by the stage that hands them over. model: the untrained model
+    of a recipe, whose weights the run keeps. gives: what the stage hands over, from the weights of its run. uses:
+    modules that the loop calls by a name of the recipe, as the loss.
     """
 
     train: Callable[..., None]
+    model: Callable[[Recipe], nn.Module]
     needs: Mapping[str, str] = field(default_factory=dict)
     gives: Callable[[Weights], Weights] = dict
     uses: Callable[[Recipe], list[str]] = lambda recipe: []
@@ -49,9 +53,10 @@ def _loss_module(recipe: Recipe) -> list[str]:
 
 
 STAGES = {
-    "pretrain": Stage(train=pretrain, gives=encoder_weights),
+    "pretrain": Stage(train=pretrain, model=create_mae, gives=encoder_weights),
     "finetune": Stage(
         train=finetune,
+        model=lambda recipe: create_classifier(recipe, recipe.data.num_classes),
         needs={"pretrain": "encoder"},
         uses=_loss_module,
     ),
@@ -92,5 +97,16 @@ def train(
 def _weights(source: str, stage: str, store: RunStore) -> Weights:
     if not store.is_finished(source):
         raise RunError(f"the {stage} run {source} is not finished in {store.root}: train this stage first")
-    store.load(source)
-    return load_file(store.weights(source))
+    return load_weights(store.load(source), store)
+
+
+def load_weights(record: Record, store: RunStore) -> dict[str, Tensor]:
+    """Return the weights of a run of the store. Raises RunError where they are not those of its recipe's model."""
+    path = store.weights(record.id)
+    recipe = recipe_of(record.stage, record.config)
+    try:
+        if recipe.pretrain is not None and recipe.pretrain.decoder_depth > MAX_BLOCKS:
+            raise ValueError(f"cannot have the {recipe.pretrain.decoder_depth} decoder blocks of its recipe")
+        return read_weights(path, lambda: STAGES[record.stage].model(recipe))
+    except (ValueError, OverflowError, RuntimeError) as error:  # a recipe can ask for more than a tensor can have
+        raise RunError(f"{path} {error}: {damaged(path.parent)}") from None

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from livt.data.augment import Augment, evaluation_crop
@@ -14,6 +13,7 @@ from livt.finetune import create_classifier
 from livt.lab.failures import RunError
 from livt.lab.files import dump_json, write_atomically
 from livt.lab.runs import Record, RunStore
+from livt.lab.stages import load_weights
 from livt.models import place, timm_config
 
 
@@ -24,7 +24,7 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
     """
     data, recipe = data_of(record), record.recipe
     vit = create_classifier(recipe, data.num_classes)
-    vit.load_state_dict(load_file(store.weights(record.id)))
+    vit.load_state_dict(load_weights(record, store))
     augment = Augment(recipe.finetune.augment, data.mean, data.std)
     place(vit, torch.device(device), recipe.finetune.precision)
     return predict(vit, data.evaluation, augment, recipe.finetune.precision)
@@ -54,6 +54,7 @@ def save_for_timm(record: Record, store: RunStore, folder: Path) -> None:
     RunError where the data, whose mean and deviation belong to the model, have changed since the run.
     """
     data = data_of(record)
+    load_weights(record, store)  # they are those of the model, or nothing is written
     recipe = record.recipe
     size, patch_size = recipe.data.size, recipe.model.patch_size
     crop = evaluation_crop(size[0]) if isinstance(data.evaluation, FileSplit) else 1.0  # in memory are whole images

@@ -1,0 +1,47 @@
+"""Weights of runs, read from files that somebody may have made to do harm: bounds first, then content."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from livt.models import misfit, shown
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a safetensors file; no tensor is read.
+
+    Raises ValueError saying what is wrong with the file, also for tensors that are not float32.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            parts = {name: file.get_slice(name) for name in names}
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"does not hold weights ({' '.join(str(error).split())[:120]})") from None
+    for name, (dtype, _) in found.items():
+        if dtype != "F32":
+            raise ValueError(f"holds {shown(name)} as {dtype}, not as F32")
+    return {name: shape for name, (_, shape) in found.items()}
+
+
+def read_weights(path: Path, create: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """Return the weights in a safetensors file, which are those of the model that ``create`` makes.
+
+    Raises ValueError saying what differs, or that one of them is not finite.
+    """
+    found = shapes(path)
+    with torch.device("meta"):
+        model = create()
+    problem = misfit(model, found)
+    if problem:
+        raise ValueError(f"does not fit the model of its recipe: {problem}")
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in found}
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"holds {name} with numbers that are not finite")
+    return weights
