@@ -54,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
         names = f"a named recipe: {', '.join(RECIPES)}"
         sub.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=names)
         sub.add_argument(
+            "--data",
+            metavar="FOLDER",
+            help="images of your own, as with recipe own (data_prep/README.md); short for --set data.name=FOLDER",
+        )
+        sub.add_argument(
             "--set",
             action="append",
             default=[],
@@ -186,7 +191,7 @@ def _run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from livt.config import with_overrides
 
-    overrides = {}
+    overrides = {"data.name": options.data} if options.data else {}
     for item in options.set:
         path, separator, value = item.partition("=")
         if not separator:

@@ -27,7 +27,7 @@ def data(tmp_path, monkeypatch):
 
 def clear() -> None:
     load_dataset.cache_clear()
-    images._shards.cache_clear()
+    images.shards.cache_clear()
 
 
 @pytest.mark.parametrize("form", ["tree", "shards"])
@@ -152,9 +152,10 @@ def test_shards_with_flipped_bytes_end_in_one_error_or_are_noticed_later(data):
     code = f"""
 import random, sys
 from pathlib import Path
-from livt import images
+from livt.data import images
 from livt.config import DataConfig
-from livt.data import DataError, load_dataset
+from livt.data.images import DataError
+from livt.data.sets import load_dataset
 shard = Path({str(folder)!r}) / "val-00000-of-00002.arrow"
 sound = shard.read_bytes()
 draw = random.Random(0)
@@ -164,7 +165,7 @@ for _ in range(60):
         damaged[draw.randrange(8, 3000)] ^= 1 << draw.randrange(8)
     shard.write_bytes(bytes(damaged))
     load_dataset.cache_clear()
-    images._shards.cache_clear()
+    images.shards.cache_clear()
     try:
         split = load_dataset(DataConfig(name="places_lt", image_size=32)).evaluation
         for index in range(0, 365, 40):
