@@ -236,7 +236,8 @@ def _engine(options: argparse.Namespace):
 
 def _scores(result: Mapping[str, Any]) -> str:
     names = ("accuracy", "many", "medium", "few", "ece", "mce")
-    return ", ".join(f"{name} {'-' if result[name] is None else f'{result[name]:.1f}'}" for name in names)
+    values = ((name, result[name]) for name in names)  # of an empty group null as stored, nan as found
+    return ", ".join(f"{name} {'-' if value is None or value != value else f'{value:.1f}'}" for name, value in values)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

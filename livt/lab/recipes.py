@@ -186,7 +186,7 @@ def _cifar_lt(data: DataConfig, official: bool) -> Recipe:
 def own() -> Recipe:
     """ViT-Tiny on photographs of your own, at 128 px: a folder, lists, or Parquet files (``data_prep/README.md``).
 
-    Command: ``python -m livt finetune own --data FOLDER``; without ``--data`` it is the folder ``own`` of the data folder.
+    Command: ``python -m livt finetune own --data FOLDER``; without ``--data`` the folder is ``own`` in the data folder.
     Naturally long-tailed images are all used, ``--set data.max_count=...`` and ``data.imbalance_factor`` draw a profile
     from them. Smaller folders want a smaller ``pretrain.batch_size`` and ``finetune.batch_size``, larger ones fewer
     epochs. Hardware: one GPU of 8 GB, with cores to decode images. Cost: that of ``tiny_imagenet_lt`` for as many
