@@ -54,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
         names = f"a named recipe: {', '.join(RECIPES)}"
         sub.add_argument("recipe", choices=RECIPES, metavar="RECIPE", help=names)
         sub.add_argument(
+            "--data",
+            metavar="FOLDER",
+            help="images of your own, as with recipe own (data_prep/README.md); short for --set data.name=FOLDER",
+        )
+        sub.add_argument(
             "--set",
             action="append",
             default=[],
@@ -186,7 +191,7 @@ def _run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from livt.config import with_overrides
 
-    overrides = {}
+    overrides = {"data.name": options.data} if options.data else {}
     for item in options.set:
         path, separator, value = item.partition("=")
         if not separator:
@@ -231,7 +236,8 @@ def _engine(options: argparse.Namespace):
 
 def _scores(result: Mapping[str, Any]) -> str:
     names = ("accuracy", "many", "medium", "few", "ece", "mce")
-    return ", ".join(f"{name} {'-' if result[name] is None else f'{result[name]:.1f}'}" for name in names)
+    values = ((name, result[name]) for name in names)  # of an empty group null as stored, nan as found
+    return ", ".join(f"{name} {'-' if value is None or value != value else f'{value:.1f}'}" for name, value in values)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -114,11 +115,15 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 class DataConfig(_Section):
     """Which images train, and which evaluate.
 
-    ``imbalance_factor`` None takes the data set's own training counts (Tiny-ImageNet: those of ImageNet-LT);
-    ``balanced`` spreads as many images evenly over the classes. ``image_size`` None keeps the native size; the large
-    sets (``FILE_DATASETS``) have none. ``evaluation`` "validation" sets training images apart to choose settings by;
-    "test" is for reporting. ``validation_images`` are those of each class; the embedded sets have their own number.
-    ``draw``: another number draws other training images of the pool, with the same counts.
+    ``name`` is one of ``DATASETS`` or ``FILE_DATASETS``, or images of one's own: the name of a folder below the data
+    folder, or a path (``livt.data.readers`` describes what such a folder holds).
+
+    ``imbalance_factor`` None takes the data set's own training counts (Tiny-ImageNet: those of ImageNet-LT); else the
+    profile falls in the order of the classes. ``balanced`` spreads as many images evenly over the classes.
+    ``image_size`` None keeps the native size, which only ``DATASETS`` have. ``evaluation`` "validation" sets training
+    images apart to choose settings by, before the profile is drawn; "test" is for reporting. ``validation_images`` are
+    those of each class; the embedded sets have their own number. ``draw``: another number draws other training images
+    of the pool, with the same counts.
     """
 
     name: str
@@ -132,8 +137,7 @@ class DataConfig(_Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = (*DATASETS, *FILE_DATASETS)
-        _require(self.name in names, f"data.name {self.name!r} is not one of {', '.join(names)}")
+        _require(bool(self.name.strip()), "data.name must not be empty")
         _require(self.evaluation in ("test", "validation"), "data.evaluation must be 'test' or 'validation'")
         _require(
             (self.max_count is None) == (self.imbalance_factor is None),
@@ -148,19 +152,23 @@ class DataConfig(_Section):
         _require(self.validation_images > 0, "data.validation_images must be positive")
         _require(self.draw >= 0, "data.draw must not be negative")
         _require(self.image_size is None or self.image_size > 0, "data.image_size must be positive")
+        names = (*DATASETS, *FILE_DATASETS)
+        other = f"data.name {self.name!r} is not one of {', '.join(names)}, so it is a folder of your own, whose images"
+        whose = f"the images of {self.name}" if self.name in FILE_DATASETS else other
         _require(
             self.image_size is not None or self.name in DATASETS,
-            f"data.image_size must be set: the images of {self.name} differ in size",
+            f"data.image_size must be set: {whose} may differ in size",
         )
 
     @property
-    def in_files(self) -> bool:
-        """Whether images are decoded when they are needed, not held in memory."""
-        return self.name in FILE_DATASETS
+    def is_path(self) -> bool:
+        """Whether ``name`` is the path of a folder: it contains a separator, or begins with ``.`` or ``~``."""
+        return os.sep in self.name or self.name.startswith((".", "~"))
 
     @property
     def num_classes(self) -> int:
-        return FILE_DATASETS[self.name] if self.in_files else DATASETS[self.name][0]
+        """The number of classes of a data set known by name; ``livt.data.sets.classes_of`` counts those of others."""
+        return FILE_DATASETS[self.name] if self.name in FILE_DATASETS else DATASETS[self.name][0]
 
     @property
     def size(self) -> tuple[int, int]:

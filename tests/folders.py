@@ -1,5 +1,6 @@
-"""Small folders of files as data_prep leaves them, for tests: written here anew, from its README alone."""
+"""Small folders of images, as data_prep leaves them and as users have them: made from its README alone."""
 
+import csv
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from pyarrow import parquet
 
 CLASSES = 365  # of Places-LT
 
@@ -64,3 +66,51 @@ def seal(folder: Path, listing: str) -> None:
     (folder / "files.csv").write_text(listing)
     digest = hashlib.sha256(listing.encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({"digest": digest, "classes": [str(i) for i in range(CLASSES)]}))
+
+
+PETS = {"cat": 9, "dog": 6, "Axolotl": 4}  # training images of each class; sorted, the capital comes first
+LAYOUTS = ("tree", "lists", "parquet")
+
+
+def own(folder: Path, layout: str, evaluation: str = "val", size: tuple[int, int] | None = None) -> Path:
+    """Make a folder of one's own in a layout: three classes of unlike size, two images of each to evaluate on.
+
+    ``size``: width and height of all images; without it they differ.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = sorted(PETS)
+    for split in ("train", evaluation):
+        rows = [
+            (f"{split}/{name}/{number}.jpg", label, resized(picture(50 * label, number + 3 * (split != "train")), size))
+            for label, name in enumerate(classes)
+            for number in range(PETS[name] if split == "train" else 2)
+        ]
+        if layout == "parquet":
+            write_images(folder / f"{split}.parquet", [row[2] for row in rows], [row[1] for row in rows], classes)
+            continue
+        for path, _, content in rows:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        if layout == "lists":
+            with open(folder / f"{split}.csv", "w", newline="") as file:
+                lines = [(classes[label], path) for path, label, _ in reversed(rows)]
+                csv.writer(file).writerows([("label", "path"), *lines])
+    return folder
+
+
+def resized(content: bytes, size: tuple[int, int] | None) -> bytes:
+    if size is None:
+        return content
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(content)).resize(size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_images(path: Path, encoded: list[bytes], labels: list[int], names: list[str] | None = None) -> None:
+    """Write a Parquet file as Hugging Face does, with the names of the classes where they are given."""
+    images = [{"bytes": content, "path": f"{i}.jpg"} for i, content in enumerate(encoded)]
+    table = pa.table({"image": images, "label": pa.array(labels, pa.int64())})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, path)

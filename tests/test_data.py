@@ -111,8 +111,11 @@ def test_channel_statistics_normalize_the_training_split():
 
 
 def test_too_many_images_of_a_class_are_refused():
-    with pytest.raises(DataError, match="class 0 has 118 images, but 150 were asked for; lower data.max_count"):
+    with pytest.raises(
+        DataError, match=r"class 0 has 118 images, but 150 were asked for; lower data.max_count to 118 or"
+    ):
         load_dataset(DataConfig(name="digits", max_count=150, imbalance_factor=10))
+    load_dataset(DataConfig(name="digits", max_count=118, imbalance_factor=10))
     with pytest.raises(DataError, match="digit_pairs: class .* pairs, but data.max_count asks for"):
         load_dataset(DataConfig(name="digit_pairs", max_count=100_000, imbalance_factor=10))
     with pytest.raises(DataError, match="composed on demand"):
@@ -172,8 +175,46 @@ def test_validation_images_of_a_folder_are_taken_from_training(cifar):
 
 def test_too_few_images_to_validate_on_is_named(cifar):
     write_parquet(cifar / "train.parquet", [png(i) for i in range(200)], [c for c in range(10) for _ in range(20)])
-    with pytest.raises(DataError, match=r"train.parquet has too few images of a class to set 20 apart for validation"):
+    with pytest.raises(DataError) as error:
         load_dataset(DataConfig(name="cifar10", evaluation="validation"))
+    assert str(error.value) == (
+        "cifar10: class 0 has 20 training images, too few to set 20 apart for validation: data.validation_images may "
+        "be 19 at most"
+    )
+    data = load_dataset(DataConfig(name="cifar10", evaluation="validation", validation_images=19))
+    assert data.class_counts.tolist() == [1] * 10
+
+
+def test_a_profile_that_validation_leaves_too_few_images_for_names_the_count_that_fits(cifar):
+    """As with the recipe cifar10_lt_100: the largest class is all of the images, and some are set apart."""
+    asked = {"name": "cifar10", "imbalance_factor": 3, "evaluation": "validation", "validation_images": 4}
+    with pytest.raises(DataError) as error:
+        load_dataset(DataConfig(**asked, max_count=30))
+    assert str(error.value) == (
+        "cifar10: class 0 has 26 images besides those for validation, but 30 were asked for; lower data.max_count to "
+        "26 or raise data.imbalance_factor"
+    )
+    assert load_dataset(DataConfig(**asked, max_count=26)).class_counts.max() == 26
+
+
+def test_the_count_that_fits_is_the_largest_one(cifar):
+    """Found here by trying every count, with classes of uneven size."""
+    labels = [c for c in range(10) for _ in range(31 - 2 * c)]
+    write_parquet(cifar / "train.parquet", [png(i) for i in range(len(labels))], labels)
+    available = np.bincount(labels)
+    for factor in (1, 2.5, 9):
+        fits = [m for m in range(9, 31) if (exponential_counts(m, factor, 10) <= available).all()]
+        with pytest.raises(DataError) as error:
+            load_dataset(DataConfig(name="cifar10", max_count=60, imbalance_factor=factor))
+        assert f"lower data.max_count to {max(fits)} or raise" in str(error.value)
+    with pytest.raises(
+        DataError, match=r"but 22 were asked for; set data.max_count to 13 and data.imbalance_factor to"
+    ):
+        load_dataset(DataConfig(name="cifar10", balanced=True))
+    assert set(load_dataset(DataConfig(name="cifar10", max_count=13, imbalance_factor=1)).class_counts) == {13}
+    write_parquet(cifar / "train.parquet", [png(i) for i in range(11)], [0, 0, *range(1, 10)])
+    with pytest.raises(DataError, match=r"class 1 has 1 images, but 2 were asked for; raise data.imbalance_factor$"):
+        load_dataset(DataConfig(name="cifar10", max_count=3, imbalance_factor=2.5))
 
 
 def test_own_counts_of_tiny_imagenet(tmp_path, monkeypatch):

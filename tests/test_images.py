@@ -15,6 +15,7 @@ from livt.data.images import DataError
 from livt.data.sets import load_dataset
 
 PLACES = DataConfig(name="places_lt", image_size=32)
+REMEDY = "prepare it with data_prep/places_lt.py again, with --verify"
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def data(tmp_path, monkeypatch):
 
 def clear() -> None:
     load_dataset.cache_clear()
-    images._shards.cache_clear()
+    images.shards.cache_clear()
 
 
 @pytest.mark.parametrize("form", ["tree", "shards"])
@@ -84,12 +85,12 @@ def test_grey_and_transparent_files_become_rgb(data):
          "integers or slices, not str): prepare it with data_prep/places_lt.py"),
         (lambda f: (f / "files.csv").write_text("path,label,size\n"), "{f}/files.csv is not the one that manifest.json "
          "names: prepare it with data_prep/places_lt.py again"),
-        (lambda f: seal(f, without(f, "val/007_class")), "{f}/files.csv: class 7 has no image in val: prepare it with "
-         "data_prep/places_lt.py again"),
-        (lambda f: seal(f, without(f, "train/364_class")), "{f}/files.csv: class 364 has no image in train: prepare it "
-         "with data_prep/places_lt.py again"),
-        (lambda f: seal(f, (f / "files.csv").read_text() + "val/x/y.jpg,365,10\n"), "{f}/files.csv: label 365 is no "
-         "class in val: prepare it with data_prep/places_lt.py again"),
+        (lambda f: seal(f, without(f, "val/007_class")), "{f}/files.csv, val: class 7 has no images (1 such in all): "
+         "prepare it with data_prep/places_lt.py again"),
+        (lambda f: seal(f, without(f, "train/364_class")), "{f}/files.csv, train: class 364 has no images (1 such in "
+         "all): prepare it with data_prep/places_lt.py again"),
+        (lambda f: seal(f, (f / "files.csv").read_text() + "val/x/y.jpg,365,10\n"), "{f}/files.csv, val: labels "
+         "must lie in 0 to 364, found 0 to 365: prepare it with data_prep/places_lt.py again"),
         (lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text().replace('"364"', '"364", "365"')),
          "{f} has 366 classes, not 365: prepare it with data_prep/places_lt.py"),
     ],
@@ -117,7 +118,7 @@ def test_shards_that_cannot_be_used_are_named(data):
     shard.unlink()
     clear()
     with pytest.raises(
-        DataError, match=f"^the shards of {folder} lack train/.*: prepare it with .*places_lt.py again$"
+        DataError, match=f"^the shards of {folder} lack train/.*: prepare it with .*places_lt.py again, with --verify$"
     ):
         load_dataset(PLACES)
 
@@ -127,23 +128,33 @@ def test_an_image_that_has_changed_or_is_damaged_is_named_when_it_is_needed(data
     path = folder / "train/000_class/0.jpg"
     train, size = load_dataset(PLACES).train, path.stat().st_size
     path.write_bytes(bytes(size))
-    with pytest.raises(DataError, match=f"^{path} does not decode .*: prepare {folder} again with --verify$"):
+    with pytest.raises(DataError, match=f"^{path} does not decode .*: {REMEDY}$"):
         train.image(0)
     path.write_bytes(bytes(size - 1))
-    changed = f"{path} has changed since {folder} was prepared (it has {size - 1} bytes, not {size}): prepare it again"
+    changed = f"{path} has changed since it was listed (it has {size - 1} bytes, not {size}): {REMEDY}"
     with pytest.raises(DataError) as error:
         train.image(0)
     assert str(error.value) == changed
     path.unlink()
     with pytest.raises(DataError) as error:
         train.image(0)
-    assert str(error.value) == f"{path} cannot be read (No such file or directory): prepare {folder} again"
+    assert str(error.value) == f"{path} cannot be read (No such file or directory): {REMEDY}"
 
 
-def test_large_sets_have_no_validation_images(data):
-    prepare(data)
-    with pytest.raises(DataError, match="places_lt is prepared without validation images"):
-        load_dataset(DataConfig(name="places_lt", image_size=32, evaluation="validation"))
+@pytest.mark.parametrize("form", ["tree", "shards"])
+def test_validation_images_of_a_large_set_are_taken_from_training(data, form):
+    prepare(data, form)
+    config = {"name": "places_lt", "image_size": 32, "evaluation": "validation"}
+    with pytest.raises(DataError, match="class 0 has 2 training images, too few .* may be 1 at most"):
+        load_dataset(DataConfig(**config))
+    few = load_dataset(DataConfig(**config, validation_images=1))
+    assert few.class_counts.tolist() == [1 + c % 2 for c in range(CLASSES)]
+    assert torch.equal(few.evaluation.labels, torch.arange(CLASSES))
+    assert not set(few.train.paths) & set(few.evaluation.paths)
+    assert few.digest != load_dataset(PLACES).digest
+    number = int(few.evaluation.paths[3].decode().rpartition("/")[2].removesuffix(".jpg"))
+    expected = Image.open(io.BytesIO(picture(3, number)))
+    assert np.array_equal(np.asarray(few.evaluation.image(3)), np.asarray(expected))
 
 
 def test_shards_with_flipped_bytes_end_in_one_error_or_are_noticed_later(data):
@@ -152,9 +163,10 @@ def test_shards_with_flipped_bytes_end_in_one_error_or_are_noticed_later(data):
     code = f"""
 import random, sys
 from pathlib import Path
-from livt import images
+from livt.data import images
 from livt.config import DataConfig
-from livt.data import DataError, load_dataset
+from livt.data.images import DataError
+from livt.data.sets import load_dataset
 shard = Path({str(folder)!r}) / "val-00000-of-00002.arrow"
 sound = shard.read_bytes()
 draw = random.Random(0)
@@ -164,7 +176,7 @@ for _ in range(60):
         damaged[draw.randrange(8, 3000)] ^= 1 << draw.randrange(8)
     shard.write_bytes(bytes(damaged))
     load_dataset.cache_clear()
-    images._shards.cache_clear()
+    images.shards.cache_clear()
     try:
         split = load_dataset(DataConfig(name="places_lt", image_size=32)).evaluation
         for index in range(0, 365, 40):

@@ -1,12 +1,13 @@
-"""The images of one split: as one tensor in memory, or as files that are decoded when they are needed.
+"""The images of one split: encoded in memory, decoded in memory as one tensor, or in files until they are needed.
 
-Files lie in a folder that ``data_prep`` has made: a tree ``{train,val}/CLASS/FILE``, or Arrow shards
-``{train,val}-*.arrow``, with ``files.csv`` (path, label and size of every image) and ``manifest.json``. Shards are
-mapped into memory, so all processes share one copy.
+Files are files of a folder, or rows of its Arrow shards ``{train,val}-*.arrow``. Shards are mapped into memory, so all
+processes share one copy.
 
 Shapes: ``N`` images, ``S`` pixels.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from livt.data.decoding import rgb
 
@@ -37,11 +39,52 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedSplit:
+    """The encoded images of a Parquet file, N values of its column ``image``, and labels int64 [N].
+
+    size: height and width that each image must have. fit: an image of another size is scaled to fill it, and its
+    centre cut out, instead of refused.
+    """
+
+    path: Path
+    encoded: list[Any]
+    labels: Tensor
+    size: tuple[int, int]
+    fit: bool
+    remedy: str
+
+    def subset(self, indices: NDArray[np.int64]) -> Split:
+        """Return these images alone, decoded. Raises DataError naming the file and row of one that cannot be used."""
+        height, width = self.size
+        images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+
+        def fill(row: int) -> None:
+            images[row] = pil_to_tensor(self._image(indices[row]))
+
+        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
+            for _ in pool.map(fill, range(len(indices))):
+                pass
+        return Split(images=images, labels=self.labels[torch.from_numpy(indices)])
+
+    def _image(self, i: int) -> Image.Image:
+        found = self.encoded[i] if isinstance(self.encoded[i], dict) else {}
+        name = f"{self.path}, row {i}" + (f" ({found['path']})" if found.get("path") else "")
+        image = decode(found.get("bytes") or b"", name, self.remedy)
+        height, width = self.size
+        if image.size == (width, height):
+            return image
+        if not self.fit:
+            size = f"{image.size[0]} x {image.size[1]} pixels"
+            raise DataError(f"{name} is {size}, expected {width} x {height}: {self.remedy}")
+        return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FileSplit:
     """Images in files: paths [N] within the folder, sizes [N] in bytes, labels int64 [N].
 
-    rows: [N] rows of the images in the split's shards, None for a tree. size: the pixels S of a side that the model
-    sees.
+    rows: [N] rows of the images in the split's shards, None for files. size: the pixels S of a side that the model
+    sees. remedy: what to do about an image that cannot be used.
     """
 
     folder: Path
@@ -50,6 +93,7 @@ class FileSplit:
     labels: Tensor
     rows: NDArray[np.int64] | None
     size: int
+    remedy: str
 
     def subset(self, indices: NDArray[np.int64]) -> "FileSplit":
         """Return the split with these images alone."""
@@ -62,7 +106,7 @@ class FileSplit:
         )
 
     def name(self, index: int) -> str:
-        return str(self.folder / self.paths[index].decode())
+        return str(self.folder / os.fsdecode(self.paths[index]))
 
     def image(self, index: int) -> Image.Image:
         """Return one image as RGB. Raises DataError where it is missing, has changed, or does not decode."""
@@ -70,14 +114,14 @@ class FileSplit:
         try:
             content = Path(name).read_bytes() if self.rows is None else self._stored(self.rows[index])
         except OSError as error:
-            raise DataError(f"{name} cannot be read ({error.strerror}): prepare {self.folder} again") from None
+            raise DataError(f"{name} cannot be read ({error.strerror}): {self.remedy}") from None
         if len(content) != self.sizes[index]:
             found = f"it has {len(content)} bytes, not {self.sizes[index]}"
-            raise DataError(f"{name} has changed since {self.folder} was prepared ({found}): prepare it again")
-        return decode(content, name, f"prepare {self.folder} again with --verify")
+            raise DataError(f"{name} has changed since it was listed ({found}): {self.remedy}")
+        return decode(content, name, self.remedy)
 
     def _stored(self, row: int) -> bytes:
-        split = self.paths[0].decode().partition("/")[0]
+        split = os.fsdecode(self.paths[0]).partition("/")[0]
         starts, groups = shards(self.folder, split)
         group = int(np.searchsorted(starts, row, side="right")) - 1
         return groups[group].field("bytes")[row - starts[group]].as_py()

@@ -1,82 +1,32 @@
-"""Reads data sets from disk: Parquet files, and folders that ``data_prep`` has made.
+"""Reads the folder of a data set: which images it holds, of which classes.
 
-Shapes: ``N`` images, ``C`` classes.
+Four layouts give the same :class:`Listing`; ``livt.data.folders`` reads the last two:
+
+- ``train.parquet`` and ``test.parquet`` (else ``val.parquet``), in the Hugging Face image layout: ``image`` = bytes and
+  path, ``label`` = an integer;
+- what ``data_prep`` has made: ``manifest.json`` and ``files.csv``, with a tree or Arrow shards;
+- ``train.csv`` and ``test.csv`` (else ``val.csv``): columns ``path``, within the folder, and ``label``, an integer from
+  0 or the name of a class;
+- a tree ``train/CLASS/FILE`` and ``test/CLASS/FILE`` (else ``val/CLASS/FILE``).
+
+Shapes: ``N`` images.
 """
 
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms.functional import pil_to_tensor
 
-from livt.config import DATASETS, DataConfig
-from livt.data.images import DataError, FileSplit, Split, decode, shards
-
-
-def read_folder(folder: Path, num_classes: int, size: int, script: str) -> tuple[FileSplit, FileSplit, str]:
-    """Return the training and evaluation images of a prepared folder, and the digest of its list of files.
-
-    Raises DataError naming ``script``, which makes the folder, where it is absent, damaged, or not of ``num_classes``
-    classes with images in both splits.
-    """
-    remedy = f"prepare it with {script}"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        listing = (folder / "files.csv").read_bytes()
-        digest, classes = str(manifest["digest"]), len(manifest["classes"])
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is missing: {remedy}, or set LIVT_DATA to the folder above it") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{folder / 'manifest.json'} cannot be used ({error}): {remedy}") from None
-    if hashlib.sha256(listing).hexdigest() != digest:
-        raise DataError(f"{folder / 'files.csv'} is not the one that manifest.json names: {remedy} again")
-    if classes != num_classes:
-        raise DataError(f"{folder} has {classes} classes, not {num_classes}: {remedy}")
-    rows = [line.rsplit(",", 2) for line in listing.decode().splitlines()[1:]]
-    splits = []
-    for split in ("train", "val"):
-        members = [row for row in rows if row[0].startswith(f"{split}/")]
-        labels = torch.tensor([int(row[1]) for row in members], dtype=torch.int64)
-        counts = torch.bincount(labels, minlength=num_classes)
-        if len(counts) != num_classes or (counts == 0).any():
-            empty = (counts == 0).nonzero().flatten().tolist()
-            problem = f"class {empty[0]} has no image" if empty else f"label {len(counts) - 1} is no class"
-            raise DataError(f"{folder / 'files.csv'}: {problem} in {split}: {remedy} again")
-        paths = np.array([row[0].encode() for row in members])
-        splits.append(
-            FileSplit(
-                folder=folder,
-                paths=paths,
-                sizes=np.array([int(row[2]) for row in members]),
-                labels=labels,
-                rows=_rows(folder, split, paths, remedy),
-                size=size,
-            )
-        )
-    return splits[0], splits[1], digest
-
-
-def _rows(folder: Path, split: str, paths: NDArray[np.bytes_], remedy: str) -> NDArray[np.int64] | None:
-    """Return the row of each path in the split's shards; None where the folder is a tree."""
-    _, groups = shards(folder, split)
-    if not groups:
-        return None
-    stored = [f"{split}/{name}".encode() for group in groups for name in group.field("path").to_pylist()]
-    row_of = {path: row for row, path in enumerate(stored)}
-    try:
-        return np.array([row_of[path] for path in paths])
-    except KeyError as error:
-        raise DataError(f"the shards of {folder} lack {error.args[0].decode()}: {remedy} again") from None
-
+from livt.config import DATASETS, FILE_DATASETS, DataConfig
+from livt.data.folders import read_lists, read_tree
+from livt.data.images import DataError, EncodedSplit
+from livt.data.listing import Listing, check_labels, files_split, numbered
 
 TRAIN_FILES, TEST_FILES = ("train.parquet", "train_pool.parquet"), ("test.parquet", "val.parquet")
-
-
 # Which script makes the folder of a large set.
 SCRIPTS = {
     "imagenet_lt": "data_prep/imagenet_lt.py",
@@ -84,6 +34,10 @@ SCRIPTS = {
     "inat18": "data_prep/inat18.py",
     "places_lt": "data_prep/places_lt.py",
 }
+LAYOUTS = (
+    "train/CLASS/FILE and test/CLASS/FILE, train.csv and test.csv (columns path and label), or train.parquet and "
+    "test.parquet, with val for test if you like (data_prep/README.md, Your own images)"
+)
 
 
 def data_folder() -> Path:
@@ -91,19 +45,81 @@ def data_folder() -> Path:
     return Path(os.environ.get("LIVT_DATA") or "data")
 
 
-def find_file(name: str, candidates: tuple[str, ...]) -> Path:
-    folder = data_folder() / name
+def read(config: DataConfig) -> Listing:
+    """Return what the folder of a data set holds. Raises DataError naming the file and the remedy."""
+    folder = folder_of(config)
+    if config.name in DATASETS:
+        return _parquet(folder, config)
+    if config.name in FILE_DATASETS:
+        return _prepared(folder, config, f"prepare it with {SCRIPTS[config.name]}")
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder {folder.absolute()}: data.name is a folder below {data_folder()} (set LIVT_DATA for "
+            f"another), a path such as ./{config.name}, or one of {', '.join((*DATASETS, *FILE_DATASETS))}"
+        )
+    if any((folder / name).is_file() for name in TRAIN_FILES):
+        return _parquet(folder, config)
+    if (folder / "manifest.json").is_file():
+        return _prepared(folder, config, "prepare it")
+    if (folder / "train.csv").is_file():
+        return read_lists(folder, config.size[0])
+    if (folder / "train").is_dir():
+        return read_tree(folder, config.size[0])
+    raise DataError(f"{folder.absolute()} holds no data set: put there {LAYOUTS}")
+
+
+def folder_of(config: DataConfig) -> Path:
+    """Return the folder that a data set is read from."""
+    return Path(os.path.expanduser(config.name)) if config.is_path else data_folder() / config.name
+
+
+# ---------------------------------------------------------------- Parquet files
+
+
+def _parquet(folder: Path, config: DataConfig) -> Listing:
+    known = config.name in DATASETS
+    fetch = "fetch" if known else "write"
+    paths = [_find(folder, config.name, names, known) for names in (TRAIN_FILES, TEST_FILES)]
+    tables = [_read_parquet(path, f"{fetch} it anew") for path in paths]
+    labels = tables[0][1]
+    if known:
+        classes = [str(label) for label in range(config.num_classes)]
+    else:
+        classes = tables[0][2] or numbered(str(paths[0]), labels, f"{fetch} it anew")
+        if tables[1][2] not in (tables[0][2], []):
+            raise DataError(f"{paths[1]} names other classes than {paths[0].name}: write it anew with the same names")
+    splits = []
+    for path, (encoded, labels, _) in zip(paths, tables, strict=True):
+        check_labels(str(path), labels, classes, f"{fetch} it anew")
+        size = DATASETS[config.name][1:] if known else config.size
+        splits.append(
+            EncodedSplit(
+                path=path,
+                encoded=encoded,
+                labels=torch.from_numpy(labels),
+                size=size,
+                fit=not known,
+                remedy=f"{fetch} the file anew",
+            )
+        )
+    return Listing(train=splits[0], evaluation=splits[1], classes=classes)
+
+
+def _find(folder: Path, name: str, candidates: tuple[str, ...], known: bool) -> Path:
     for candidate in candidates:
         if (folder / candidate).is_file():
             return folder / candidate
+    missing = f"{folder} holds neither {' nor '.join(candidates)}"
+    if not known:
+        raise DataError(f"{missing}: put the images to evaluate on there")
     raise DataError(
-        f"{folder} holds neither {' nor '.join(candidates)}: put the data set {name!r} there, or set LIVT_DATA to the "
-        "folder that holds it (data_prep/README.md shows the layout); digits and digit_pairs need no folder"
+        f"{missing}: put the data set {name!r} there, or set LIVT_DATA to the folder that holds it "
+        "(data_prep/README.md shows the layout); digits and digit_pairs need no folder"
     )
 
 
-def read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.int64]]:
-    """Return the encoded images and labels [N] of a file, every class present."""
+def _read_parquet(path: Path, remedy: str) -> tuple[list, NDArray[np.int64], list[str]]:
+    """Return the encoded images, labels [N], and names of the classes, if the file has them."""
     import pyarrow  # only the data folder needs it
     from pyarrow import parquet
 
@@ -112,16 +128,15 @@ def read_parquet(path: Path, num_classes: int) -> tuple[list[dict], NDArray[np.i
         if not pyarrow.types.is_integer(table["label"].type):
             raise ValueError(f"label is {table['label'].type}, not an integer")
         encoded, labels = table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = features.get("info", {}).get("features", {}).get("label", {}).get("names", [])
+        names = [str(name) for name in names]
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"not a Parquet file with columns image and label ({str(error).splitlines()[0]})"
-        raise DataError(f"{path} is {reason}: fetch it anew") from None
-    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        found = f"found {labels.min()} to {labels.max()}"
-        raise DataError(f"{path}: labels must lie in 0 to {num_classes - 1}, {found}: fetch it anew")
-    missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
-    if missing.size:
-        raise DataError(f"{path}: class {missing[0]} has no images ({missing.size} such in all): fetch it anew")
-    return encoded, labels
+        raise DataError(f"{path} is {reason}: {remedy}") from None
+    if not len(labels):
+        raise DataError(f"{path} holds no images: {remedy}")
+    return encoded, labels, names
 
 
 def imagenet_lt_counts(path: Path) -> NDArray[np.int64]:
@@ -140,21 +155,27 @@ def imagenet_lt_counts(path: Path) -> NDArray[np.int64]:
         ) from None
 
 
-def decode_all(encoded: list[dict], labels: NDArray, indices: NDArray, config: DataConfig, path: Path) -> Split:
-    _, height, width = DATASETS[config.name]
-    images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+# ---------------------------------------------------------------- what data_prep has made
 
-    def fill(row: int) -> None:
-        i = indices[row]
-        found = encoded[i] if isinstance(encoded[i], dict) else {}
-        name = f"{path}, row {i}" + (f" ({found['path']})" if found.get("path") else "")
-        image = decode(found.get("bytes") or b"", name, "fetch the file anew")
-        if image.size != (width, height):
-            size = f"{image.size[0]} x {image.size[1]} pixels"
-            raise DataError(f"{name} is {size}, expected {width} x {height}: fetch the file anew")
-        images[row] = pil_to_tensor(image)
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        for _ in pool.map(fill, range(len(indices))):
-            pass
-    return Split(images=images, labels=torch.from_numpy(labels[indices]))
+def _prepared(folder: Path, config: DataConfig, remedy: str) -> Listing:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        listing = (folder / "files.csv").read_bytes()
+        digest, classes = str(manifest["digest"]), [str(name) for name in manifest["classes"]]
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is missing: {remedy}, or set LIVT_DATA to the folder above it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'manifest.json'} cannot be used ({error}): {remedy}") from None
+    if hashlib.sha256(listing).hexdigest() != digest:
+        raise DataError(f"{folder / 'files.csv'} is not the one that manifest.json names: {remedy} again")
+    if config.name in FILE_DATASETS and len(classes) != config.num_classes:
+        raise DataError(f"{folder} has {len(classes)} classes, not {config.num_classes}: {remedy}")
+    rows = [line.rsplit(",", 2) for line in listing.decode().splitlines()[1:]]
+    splits = []
+    for split in ("train", "val"):
+        members = [(path, int(label), int(size)) for path, label, size in rows if path.startswith(f"{split}/")]
+        labels = np.array([label for _, label, _ in members], dtype=np.int64)
+        check_labels(f"{folder / 'files.csv'}, {split}", labels, classes, f"{remedy} again")
+        splits.append(files_split(folder, members, config.size[0], f"{remedy} again, with --verify", split))
+    return Listing(train=splits[0], evaluation=splits[1], classes=classes, digest=digest)

@@ -14,7 +14,7 @@ from livt.lab.recipes import smoke
 from livt.losses import find
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
-_PARTS: dict[str, type] = {
+_PARTS: dict[str, type[Any]] = {
     "id": str,
     "stage": str,
     "config": dict,
@@ -22,7 +22,7 @@ _PARTS: dict[str, type] = {
     "result": dict,
     "environment": dict,
 }
-_WORDS = {str: "text", dict: "an object", list: "a list"}
+_WORDS: dict[type[Any], str] = {str: "text", dict: "an object", list: "a list"}
 
 
 class _Kind(NamedTuple):

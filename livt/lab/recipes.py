@@ -236,6 +236,19 @@ def _cifar_lt(data: DataConfig, official: bool) -> Recipe:
     return with_overrides(recipe, {"finetune.epochs": 20, "finetune.warmup_epochs": 5, "finetune.layer_decay": 0.65})
 
 
+def own() -> Recipe:
+    """ViT-Tiny on photographs of your own, at 128 px: a folder, lists, or Parquet files (``data_prep/README.md``).
+
+    Command: ``python -m livt finetune own --data FOLDER``; without ``--data`` the folder is ``own`` in the data folder.
+    Naturally long-tailed images are all used, ``--set data.max_count=...`` and ``data.imbalance_factor`` draw a profile
+    from them. Smaller folders want a smaller ``pretrain.batch_size`` and ``finetune.batch_size``, larger ones fewer
+    epochs. Hardware: one GPU of 8 GB, with cores to decode images. Cost: that of ``tiny_imagenet_lt`` for as many
+    images, besides decoding. Expected score: none is known for images of your own; nothing here has been tuned.
+    """
+    data = DataConfig(name="own", image_size=128)
+    return _small_images(data, patch_size=16, epochs=(400, 100), warmup_epochs=(20, 10), batch_sizes=(256, 128))
+
+
 def _small_images(
     data: DataConfig,
     *,
@@ -426,6 +439,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny_imagenet_lt_short": tiny_imagenet_lt_short,
     **{f"tiny_imagenet_lt_{factor}": partial(tiny_imagenet_lt, factor) for factor in (10, 20, 50, 100)},
     "tiny_imagenet_balanced": partial(tiny_imagenet_lt, balanced=True),
+    "own": own,
     **{
         f"{name}_{factor}{suffix}": partial(make, factor, official)
         for name, make in (("cifar10_lt", cifar10_lt), ("cifar100_lt", cifar100_lt))
