@@ -5,6 +5,7 @@ A recipe is checked when it is made: an impossible value is a ValueError naming 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -64,7 +65,7 @@ class _Section:
     """A part of a recipe: typed fields that convert to and from JSON."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):
             value = _convert(getattr(self, field.name), hints[field.name], field.name)
             object.__setattr__(self, field.name, value)
@@ -92,6 +93,11 @@ class _Section:
                 continue
             values[field.name] = value.identity() if isinstance(value, _Section) else value
         return values
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
