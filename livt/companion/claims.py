@@ -1,12 +1,21 @@
 """The claims ledger: what the paper says, as numbers with limits that a run can test."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pandas as pd
 
 from livt.companion.published import LOSS_NAMES, TABLES, published
+
+# Who starts elsewhere takes the place of plain BCE, by a name for the comparison: what is left of a claim then?
+CONTROLS = {
+    "BCE from 1/C": {"bce": "bce, uniform start"},
+    "BCE from the prior": {"bce": "bce, prior start"},
+    "BCE and CE from the prior": {"bce": "bce, prior start", "ce": "ce, prior start"},
+}
+EXPLAINING = "BCE from the prior"  # it shares the start of Bal-BCE, and so has all that the start does
+UNITS = {"ece": "points of ECE", "share_to_95": "points of training share"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +24,8 @@ class Contrast:
 
     The number is the sum of ``weights[arm] * metric`` within one seed, in points. The direction holds where the 95 %
     confidence interval over seeds lies above ``floor``; it is reproduced where the mean also reaches ``threshold``,
-    the smallest of the paper's own numbers (``published``) that lie above the floor.
+    and larger than published where the interval lies above ``ceiling``. ``published``: the paper's own numbers, none
+    where it has none.
     """
 
     label: str
@@ -25,8 +35,28 @@ class Contrast:
     published: tuple[float, ...]
 
     @property
-    def threshold(self) -> float:
-        return min(number for number in self.published if number > self.floor)
+    def threshold(self) -> float | None:
+        """The smallest published number above the floor; None where there is none, and nothing can be reproduced."""
+        return min((number for number in self.published if number > self.floor), default=None)
+
+    @property
+    def ceiling(self) -> float | None:
+        """The largest published number and, above it, the width of the published range; None where one has no range."""
+        if len(self.published) < 2:
+            return None
+        return max(self.published) + (max(self.published) - min(self.published))
+
+    @property
+    def unit(self) -> str:
+        return UNITS.get(self.metric, "points of accuracy")
+
+    def controls(self) -> dict[str, "Contrast"]:
+        """Return the same contrast with each control in its place, by the control's name; none without plain BCE."""
+        return {
+            name: replace(self, weights={arms.get(arm, arm): weight for arm, weight in self.weights.items()})
+            for name, arms in CONTROLS.items()
+            if arms.keys() <= self.weights.keys()
+        }
 
     def measured(self, runs: pd.DataFrame) -> pd.Series:
         """Return the number for each seed of a frame with columns arm, seed and the metrics.
@@ -68,11 +98,13 @@ def _between_losses(label: str, metric: str, floor: float, **weights: float) -> 
 
 
 def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[Claim, ...]:
-    """Return the ledger, C1 to C12; ``sizes`` are the model sizes of the profile that is judged, smallest first.
+    """Return the ledger, C1 to C12; ``sizes`` are the model sizes of the suite that is judged, smallest first.
 
     All limits come from the published tables and logs. Those of C4 to C6 were written before any run on the test
     split, those of C2, C3 and C12 before the runs of their experiments; runs of the loss ablation, in an earlier
-    setting, had been seen when those of C7 to C9 were written.
+    setting, had been seen when those of C7 to C9 were written, and all of digit pairs when the upper limits were.
+    The recipe of digit pairs was chosen on validation images, after test results of an earlier one had been seen; by
+    that one C6 read "reproduced".
     """
     return (
         Claim(
@@ -193,7 +225,7 @@ def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[C
                         metric="share_to_95",
                         weights={other: 1, "bal_bce": -1},
                         floor=0.0,
-                        published=(max(_log_shares()) - min(_log_shares()),),
+                        published=(),  # the spread of four logs of one loss is no difference between two losses
                     )
                     for other in ("ce", "bal_ce")
                 ),

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isnan
 
 import pandas as pd
 
 from livt.companion import report
 from livt.companion.chapter import Panel
-from livt.companion.claims import Contrast, claims
+from livt.companion.claims import EXPLAINING, Contrast, claims
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
-from livt.companion.statistics import estimate, overall, verdict
+from livt.companion.statistics import estimate, holm, learnt_above, overall, p_value, verdict
 from livt.lab.results import COLUMNS, METRICS
 from livt.lab.runs import Record
 
@@ -37,26 +38,53 @@ def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT
 def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: float | None = None) -> pd.DataFrame:
     """Return a row per contrast, by its label: its number with the 95 % interval, the paper's, and the verdict.
 
-    ``chance`` is the accuracy of guessing, percent: a contrast is inconclusive where no arm that it compares has a mean
-    accuracy above five times that, as nothing was learnt that could be compared.
+    ``chance`` is the accuracy of guessing, percent: a contrast is inconclusive where one of the arms that it compares
+    has a mean accuracy at most that of ``learnt_above``. An effect above the upper limit is explained where, with BCE
+    from the prior in the place of plain BCE, the mean is at most the largest published number; a frame without that
+    arm explains nothing. ``p``: one-sided, against the floor, and nan for what is not judged.
     """
     rows = {}
     for contrast in contrasts:
-        e = estimate(contrast.measured(measured))
-        compared = measured[measured.arm.isin(list(contrast.weights))].groupby("arm").accuracy.mean()
-        learnt = chance is None or compared.empty or compared.max() > 5 * chance
-        ruling = verdict(contrast.measured(measured), floor=contrast.floor, threshold=contrast.threshold)
-        lowest, highest = min(contrast.published), max(contrast.published)
+        values = contrast.measured(measured)
+        judged = len(values) == 0 or _learnt(measured, contrast, chance)
+        ruling = verdict(
+            values,
+            floor=contrast.floor,
+            threshold=contrast.threshold,
+            ceiling=contrast.ceiling,
+            explained=_explained(measured, contrast, chance),
+        )
+        limits = {"floor": contrast.floor, "threshold": contrast.threshold, "upper limit": contrast.ceiling}
         rows[contrast.label] = {
-            "n": e.n,
+            "n": len(values),
             "measured": number(measured, contrast.weights, contrast.metric),
             "95 % interval": number(measured, contrast.weights, contrast.metric, show="interval"),
-            "paper": f"{lowest:.1f}" if lowest == highest else f"{lowest:.1f} to {highest:.1f}",
-            "floor": f"{contrast.floor:.1f}",
-            "threshold": f"{contrast.threshold:.1f}",
-            "verdict": ruling if learnt or ruling == "not run" else "inconclusive",
+            "paper": _range(contrast.published),
+            **{name: "none" if limit is None else f"{limit:.1f}" for name, limit in limits.items()},
+            "verdict": ruling if judged else "inconclusive",
+            "p": p_value(values, contrast.floor) if judged and len(values) >= 3 else float("nan"),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _learnt(measured: pd.DataFrame, contrast: Contrast, chance: float | None) -> bool:
+    accuracy = measured[measured.arm.isin(list(contrast.weights))].groupby("arm").accuracy.mean()
+    return chance is None or bool((accuracy > learnt_above(chance)).all())
+
+
+def _explained(measured: pd.DataFrame, contrast: Contrast, chance: float | None) -> bool:
+    control = contrast.controls().get(EXPLAINING)
+    if control is None or not _learnt(measured, control, chance):
+        return False
+    e = estimate(control.measured(measured))
+    return e.n >= 3 and e.mean <= max(contrast.published)
+
+
+def _range(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return "none"
+    lowest, highest = min(numbers), max(numbers)
+    return f"{lowest:.1f}" if lowest == highest else f"{lowest:.1f} to {highest:.1f}"
 
 
 def ledger(
@@ -64,14 +92,21 @@ def ledger(
 ) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return, for each claim by its id, the verdict and the judged contrasts behind it.
 
-    ``found``: rows as from ``results`` for each experiment that was run at one scale; ``sizes``: that scale's model
-    sizes, smallest first. Nothing but rows can change a verdict.
+    ``found``: rows as from ``results`` for each experiment that was run on one suite; ``sizes``: that suite's model
+    sizes, smallest first. Nothing but rows can change a verdict. The column ``Holm`` has the p-values adjusted for all
+    contrasts that were judged.
     """
-    verdicts = {}
+    judged = {}
     for claim in claims(sizes):
         runs = found.get(claim.experiment or "", pd.DataFrame(columns=COLUMNS))
-        judged = judge(runs, claim.contrasts, chance=chance)
-        verdicts[claim.id] = overall(judged.verdict.tolist() if len(judged) else []), judged
+        judged[claim.id] = judge(runs, claim.contrasts, chance=chance)
+    every = pd.concat([rows.p for rows in judged.values() if len(rows)]).dropna()
+    adjusted = iter(holm(every.tolist()))
+    verdicts = {}
+    for key, rows in judged.items():
+        if len(rows):
+            rows["Holm"] = [float("nan") if isnan(p) else next(adjusted) for p in rows.p]
+        verdicts[key] = overall(rows.verdict.tolist() if len(rows) else []), rows
     return verdicts
 
 
@@ -125,10 +160,20 @@ def judged_table(
 ) -> str:
     """Return the contrasts of some claims as an HTML table, the verdict first."""
     judged = pd.concat(
-        {claim.id: judge(measured, claim.contrasts, chance=chance) for claim in claims(sizes) if claim.id in ids}
+        {
+            claim.id: with_limits(judge(measured, claim.contrasts, chance=chance))
+            for claim in claims(sizes)
+            if claim.id in ids
+        }
     )
-    shown = judged[["verdict", *judged.columns.drop("verdict")]].rename_axis(["claim", "difference, in points"])
-    return report.table(shown)
+    return report.table(judged.rename_axis(["claim", "difference, in points"]))
+
+
+def with_limits(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return judged contrasts as a page shows them: the verdict first, the limits in one column."""
+    limits = judged.floor + "; " + judged.threshold + "; " + judged["upper limit"]
+    shown = judged[["verdict", "measured", "95 % interval", "n", "paper"]]
+    return shown.assign(**{"floor; threshold; upper limit": limits})
 
 
 def sources(panels: Iterable[Panel]) -> str:

@@ -1,4 +1,4 @@
-"""Where the book's numbers come from, as pages: the table of all runs, and the summary of the claims ledger.
+"""Where the book's numbers come from, as a page: the table of all runs.
 
 Functions of records and frames that return HTML or frames; nothing here trains or reads a file.
 """
@@ -10,128 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from livt.companion.claims import Claim
-from livt.companion.statistics import VERDICTS
 from livt.config import Recipe
-from livt.lab import experiments
-from livt.lab.results import results
+from livt.lab.files import flat
 from livt.lab.runs import Record
 
-# A verdict's sign, so that colour is not needed to tell them apart.
-SIGNS = dict(zip(VERDICTS, "●◐✕?–", strict=True))
-# What a chapter that the ledger names is called in a link.
-CHAPTERS = {
-    "benchmarks": "the leaderboards",
-    "calibration": "calibration",
-    "convergence": "convergence",
-    "loss_ablation": "the loss ablation",
-    "model_size": "model size",
-    "recipes_lt_vs_balanced": "three recipes",
-}
 CURVE = ("train_loss", "accuracy", "many", "medium", "few", "ece")
 Arms = Mapping[str, Mapping[str, Recipe]]
-
-STYLE = """
-<style>
-.livt-all-runs-box { max-height: 80vh; overflow: auto; margin-bottom: 0.75rem; }
-.livt-all-runs { border-collapse: separate; border-spacing: 0; font-size: 0.77rem; line-height: 1.35; }
-.livt-all-runs :is(th, td) {
-  padding: 0.3rem 0.8rem 0.3rem 0; text-align: left; vertical-align: top; font-weight: normal; white-space: nowrap;
-}
-.livt-all-runs tbody :is(th, td) { border-bottom: 1px solid var(--pst-color-border, #ccc); }
-.livt-all-runs thead th { position: sticky; top: 0; font-weight: bold; background: var(--pst-color-background, #fff); }
-.livt-all-runs .livt-right { text-align: right; }
-.livt-all-runs .livt-wrapped { white-space: normal; min-width: 11rem; }
-.livt-all-runs tr { scroll-margin-top: 5rem; }
-.livt-all-runs tr:target > * {
-  box-shadow: inset 0 2px var(--pst-color-primary, #0a7d91), inset 0 -2px var(--pst-color-primary, #0a7d91);
-}
-.livt-all-runs code { font-size: inherit; }
-.livt-all-runs svg { display: block; overflow: visible; }
-@media print { .livt-all-runs-box { max-height: none; overflow: visible; } }
-</style>
-"""
-# The field exists where the script runs; without it the table is whole.
-FILTER = """
-<script>
-(() => {
-  const table = document.getElementById("livt-all-runs");
-  const rows = [...table.tBodies[0].rows].map((row) => [row, row.textContent.toLowerCase()]);
-  const label = document.createElement("label");
-  const field = document.createElement("input");
-  const count = document.createElement("span");
-  field.type = "search";
-  field.placeholder = "anatomy, seed 1";
-  field.style.margin = "0 0.5rem";
-  count.setAttribute("role", "status");
-  label.append("Only runs with: ", field);
-  const filter = () => {
-    const words = field.value.toLowerCase().split(",").map((word) => word.trim());
-    for (const [row, text] of rows) row.hidden = !words.every((word) => text.includes(word));
-    count.textContent = `${rows.filter(([row]) => !row.hidden).length} of ${rows.length} runs`;
-  };
-  field.addEventListener("input", filter);
-  window.addEventListener("hashchange", () => { field.value = ""; filter(); });
-  filter();
-  table.parentElement.before(label, count);
-})();
-</script>
-"""
-
-
-def signed(verdict: str) -> str:
-    """Return a verdict as HTML with its sign, which a screen reader skips."""
-    sign = f'<span aria-hidden="true">{SIGNS[verdict]}</span>'
-    return f'<span class="livt-verdict" style="white-space: nowrap">{sign} {verdict}</span>'
-
-
-def matched(records: Iterable[Record], names: Iterable[str], suite: str) -> dict[str, pd.DataFrame]:
-    """Return the rows of each named experiment of a suite, from the records that are of its recipes and no others.
-
-    Raises ValueError where two records are of one arm and one seed: a verdict may not depend on which is taken.
-    """
-    runs = [run for run in records if run.stage == "finetune"]
-    found = {}
-    for name in names:
-        rows = results(runs, experiments.arms(name, suite))
-        twice = rows[rows.duplicated(["arm", "seed"], keep=False)]
-        if len(twice):
-            first = twice[(twice.arm == twice.arm.iloc[0]) & (twice.seed == twice.seed.iloc[0])]
-            raise ValueError(
-                f"{name}, arm {first.arm.iloc[0]!r}, seed {first.seed.iloc[0]} has more than one run: "
-                f"{', '.join(first.run)}; keep one"
-            )
-        found[name] = rows
-    return found
-
-
-def ledger_summary(ledger: Sequence[Claim], verdicts: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the ledger as an HTML table: a row per claim, a column per scale, a link to the chapter.
-
-    verdicts: by scale, then by the claim's id; a claim that a scale lacks is "not run". The links are those of a page
-    in the folder of the chapters.
-    """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("claim", "statement", *verdicts, "chapter"))
-    rows = []
-    for claim in ledger:
-        cells = "".join(f"<td>{signed(found.get(claim.id, 'not run'))}</td>" for found in verdicts.values())
-        link = f'<a href="{claim.chapter}.html">{CHAPTERS[claim.chapter]}</a>'
-        rows.append(
-            f'<tr><th scope="row"><a href="claims.html#claim-{claim.id}">{claim.id}</a></th>'
-            f'<td class="livt-statement">{escape(claim.statement)}</td>{cells}<td>{link}</td></tr>'
-        )
-    body = "\n".join(rows)
-    return (
-        '<div class="livt-table" role="region" aria-label="The claims ledger" tabindex="0" style="overflow-x: auto">\n'
-        '<table class="table livt-ledger" style="font-size: 0.85rem">\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
-
-
-def counted(verdicts: Iterable[str]) -> str:
-    """Return how many claims have each verdict, as text: "2 reproduced, 1 not run"."""
-    found = list(verdicts)
-    return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found) or "no claims"
 
 
 def run_links(ids: Iterable[str]) -> str:
@@ -141,18 +25,8 @@ def run_links(ids: Iterable[str]) -> str:
 
 def settings(recipe: Recipe, stage: str = "finetune") -> dict[str, Any]:
     """Return what decides the run of a stage, by dotted path, without the seed; ``pretrain`` None from scratch."""
-    flat: dict[str, Any] = {}
-
-    def walk(values: Mapping[str, Any], path: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                walk(value, f"{path}{key}.")
-            else:
-                flat[path + key] = value
-
     left_out = {"format", "stage", "seed"}
-    walk({key: value for key, value in recipe.stage(stage).items() if key not in left_out}, "")
-    return flat
+    return dict(flat({key: value for key, value in recipe.stage(stage).items() if key not in left_out}))
 
 
 def differences(recipe: Recipe, base: Recipe, stage: str = "finetune") -> str:
@@ -261,16 +135,17 @@ def curve(run: Record) -> str:
 
 
 def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[str, str]) -> str:
-    """Return the table of all runs as HTML: an anchor per run, a sticky header, a field that filters.
+    """Return the table of all runs as HTML: an anchor per run; the book's script adds a field that filters.
 
-    frame: ``runs_frame`` of the records. numbers: the result of each run as HTML, by its id: accuracy, or the
-    loss of a pretraining. What all rows have in
-    common is left to ``shared_settings``.
+    frame: ``runs_frame`` of the records, with a column ``data`` where they are of several suites. numbers: the result
+    of each run as HTML, by its id: accuracy, or the loss of a pretraining. What all rows have in common is left to
+    ``shared_settings``.
     """
     shared = shared_settings(frame)
     varies = [c for c in frame.columns[frame.columns.get_loc("commit") :] if c not in shared and c != "finished"]
     columns = {
         "run": "text",
+        **({"data": "text"} if "data" in frame else {}),
         "seed": "number",
         "accuracy [%]": "number",
         "learning curve": "none",
@@ -287,6 +162,7 @@ def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[
         after = f'<br>after <a href="#{source}"><code>{source}</code></a>' if isinstance(source, str) else ""
         score, loss = (numbers[run.id] if run.stage == stage else "-" for stage in ("finetune", "pretrain"))
         cells = [
+            *([f"<td>{escape(row['data'])}</td>"] if "data" in frame else []),
             f'<td class="livt-right" data-sort="{row["seed"]}"><span hidden>seed </span>{row["seed"]}</td>',
             f'<td class="livt-right">{score}</td>',
             f"<td>{curve(run)}</td>",
@@ -301,9 +177,10 @@ def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[
     head = "".join(f'<th scope="col" data-kind="{kind}">{escape(name)}</th>' for name, kind in columns.items())
     body = "\n".join(rows)
     return (
-        f'{STYLE}<div class="livt-all-runs-box" role="region" aria-label="All runs" tabindex="0">\n'
+        '<div class="livt-all-runs-box" style="max-height: 80vh; overflow: auto" role="region" aria-label="All runs" '
+        'tabindex="0">\n'
         f'<table class="livt-all-runs livt-sortable" id="livt-all-runs">\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>{FILTER}"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-VERDICTS = ("reproduced", "direction holds", "not reproduced", "inconclusive", "not run")
+VERDICTS = (
+    "reproduced",
+    "larger than published",
+    "direction holds",
+    "larger, by another mechanism",
+    "not reproduced",
+    "inconclusive",
+    "not run",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +52,46 @@ def sign(e: Estimate) -> int:
     return 0 if e.n < 3 else int(e.low > 0) - int(e.high < 0)
 
 
-def verdict(values: Sequence[float] | pd.Series, *, floor: float, threshold: float) -> str:
-    """Judge one number per seed against a claim's floor and threshold: one of ``VERDICTS``.
+def learnt_above(chance: float) -> float:
+    """Return the accuracy above which something was learnt, for that of guessing, both in percent.
 
-    Fewer than three seeds are inconclusive, none are "not run".
+    Five times chance; with fewer than 40 classes, where that asks for too much, chance and ten points.
 
-    >>> verdict([9.0, 10.0, 11.0], floor=0, threshold=8.5)
+    >>> learnt_above(1.0), learnt_above(10.0)
+    (5.0, 20.0)
+    """
+    return min(5 * chance, chance + 10)
+
+
+def verdict(
+    values: Sequence[float] | pd.Series,
+    *,
+    floor: float,
+    threshold: float | None,
+    ceiling: float | None = None,
+    explained: bool = False,
+) -> str:
+    """Judge one number per seed against a claim's limits: one of ``VERDICTS``.
+
+    Above the floor is an interval that lies wholly above it. It is "larger" where it also lies wholly above
+    ``ceiling``, and that is by another mechanism where a control has ``explained`` it. Without a ``threshold`` nothing
+    is reproduced. Fewer than three seeds are inconclusive, none are "not run".
+
+    >>> verdict([9.0, 10.0, 11.0], floor=0, threshold=8.5, ceiling=29.9)
     'reproduced'
-    >>> verdict([], floor=0, threshold=8.5)
-    'not run'
+    >>> verdict([69.0, 70.0, 71.0], floor=0, threshold=8.5, ceiling=29.9, explained=True)
+    'larger, by another mechanism'
     """
     found = estimate(values)
     if found.n == 0:
         return "not run"
     if found.n < 3 or isnan(found.mean):
         return "inconclusive"
-    if found.low > floor:
-        return "reproduced" if found.mean >= threshold else "direction holds"
-    return "not reproduced" if found.high < floor else "inconclusive"
+    if found.low <= floor:
+        return "not reproduced" if found.high < floor else "inconclusive"
+    if ceiling is not None and found.low > ceiling:
+        return "larger, by another mechanism" if explained else "larger than published"
+    return "reproduced" if threshold is not None and found.mean >= threshold else "direction holds"
 
 
 def overall(verdicts: Sequence[str]) -> str:
@@ -72,6 +102,31 @@ def overall(verdicts: Sequence[str]) -> str:
     """
     if all(found == "not run" for found in verdicts):
         return "not run"
-    order = ("reproduced", "direction holds", "not run", "inconclusive", "not reproduced")
+    order = (*VERDICTS[:4], "not run", "inconclusive", "not reproduced")
     weakest = max(verdicts, key=order.index)
     return "inconclusive" if weakest == "not run" else weakest
+
+
+def p_value(values: Sequence[float] | pd.Series, floor: float) -> float:
+    """Return the one-sided p-value of Student's t-test for a mean above ``floor``; nan for fewer than two values."""
+    e = estimate(values)
+    if e.n < 2:
+        return np.nan
+    if e.std == 0:
+        return float(e.mean <= floor)
+    return float(stats.t.sf((e.mean - floor) / (e.std / np.sqrt(e.n)), e.n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's method, in the order given.
+
+    Of those at most alpha, one or more are there by chance alone with a probability of at most alpha.
+
+    >>> holm([0.5, 0.25])
+    [0.5, 0.5]
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted

@@ -88,7 +88,7 @@ def ablations(suite: Suite) -> dict[str, Recipe]:
 def anatomy(suite: Suite) -> dict[str, Recipe]:
     """What Bal-BCE really does: BCE and CE from each start, at several lengths of fine-tuning and model sizes.
 
-    Keys: ``<size>/<epochs>/<loss>, <start> start``, and Bal-BCE and Bal-CE at the length and size of the sweep.
+    Keys: ``<size>/<epochs>/<loss>, <start> start``; Bal-BCE and Bal-CE at each length too.
     """
     sweep = suite.sweep
     plain = (("bce", "zero"), ("bce", "uniform"), ("bce", "prior"), ("ce", "zero"), ("ce", "prior"))
@@ -104,8 +104,9 @@ def anatomy(suite: Suite) -> dict[str, Recipe]:
     for size in suite.sizes:
         for loss, start in plain[:3]:
             add(size, sweep.finetune.epochs, loss, start)
-    for loss in ("bal_bce", "bal_ce"):
-        add(sweep.model.size, sweep.finetune.epochs, loss, "zero")
+    for epochs in (sweep.finetune.epochs, *suite.lengths):
+        for loss in ("bal_bce", "bal_ce"):
+            add(sweep.model.size, epochs, loss, "zero")
     return arms
 
 
@@ -144,9 +145,15 @@ def paper_vs_code(suite: Suite) -> dict[str, Recipe]:
 
 
 def controls(suite: Suite) -> dict[str, Recipe]:
-    """Plain BCE at the settings of the loss ablation without its slow start: from 1/C for each class, or the prior."""
-    base = with_overrides(suite.main, {"finetune.loss": "bce"})
-    return {f"bce, {start} start": with_overrides(base, {"finetune.start": start}) for start in ("uniform", "prior")}
+    """The plain losses of the loss ablation from another start: BCE from 1/C for each class, and both from the prior.
+
+    CE starts at 1/C by itself.
+    """
+    starts = (("bce", "uniform"), ("bce", "prior"), ("ce", "prior"))
+    return {
+        f"{loss}, {start} start": with_overrides(suite.main, {"finetune.loss": loss, "finetune.start": start})
+        for loss, start in starts
+    }
 
 
 EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {

@@ -1,0 +1,191 @@
+"""The claims ledger of a suite: its verdicts, the controls and lengths of training beside them, and all as HTML."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import isnan
+
+import pandas as pd
+
+from livt.companion import report
+from livt.companion.chapter import Panel
+from livt.companion.claims import Claim, claims
+from livt.companion.frames import judge, ledger, with_limits
+from livt.companion.statistics import VERDICTS, learnt_above, overall
+
+# What the ledger needs: the experiments that its claims name, their controls, and the lengths of training.
+EXPERIMENTS = (*dict.fromkeys(c.experiment for c in claims() if c.experiment), "controls", "anatomy")
+# A verdict's sign, so that colour is not needed to tell them apart.
+SIGNS = dict(zip(VERDICTS, "●▲◐△✕?–", strict=True))
+# What a chapter that the ledger names is called in a link.
+CHAPTERS = {
+    "benchmarks": "the leaderboards",
+    "calibration": "calibration",
+    "convergence": "convergence",
+    "loss_ablation": "the loss ablation",
+    "model_size": "model size",
+    "recipes_lt_vs_balanced": "three recipes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """What the runs of one suite say of a claim.
+
+    judged: a row per contrast. controls: the same rows with a control in the place of plain losses, by its name; they
+    decide nothing but what makes an effect larger than published. lengths: the verdict at each other length of
+    fine-tuning that was run, in epochs.
+    """
+
+    claim: Claim
+    verdict: str
+    judged: pd.DataFrame
+    controls: Mapping[str, pd.DataFrame]
+    lengths: Mapping[int, str]
+
+
+def rulings(panel: Panel) -> dict[str, Ruling]:
+    """Return the ruling on each claim, by its id, from the runs of ``EXPERIMENTS`` on one suite."""
+    sizes, rows = panel.suite.sizes, panel.measured
+    experiments = [name for name in EXPERIMENTS if name != "anatomy"]
+    judged = ledger(dict.fromkeys(experiments, rows), sizes, chance=panel.chance)
+    others = [epochs for epochs in panel.suite.lengths if epochs != panel.suite.main.finetune.epochs]
+    at = {n: ledger({"loss_ablation": at_length(panel, n)}, sizes, chance=panel.chance) for n in others}
+    found = {}
+    for claim in claims(sizes):
+        controls: dict[str, list[pd.DataFrame]] = {}
+        for contrast in claim.contrasts:
+            for name, control in contrast.controls().items():
+                controls.setdefault(name, []).append(judge(rows, [control], chance=panel.chance))
+        lengths = {epochs: verdicts[claim.id][0] for epochs, verdicts in at.items()}
+        found[claim.id] = Ruling(
+            claim=claim,
+            verdict=judged[claim.id][0],
+            judged=judged[claim.id][1],
+            controls={name: pd.concat(frames) for name, frames in controls.items()},
+            lengths={epochs: verdict for epochs, verdict in lengths.items() if verdict != "not run"},
+        )
+    return found
+
+
+def at_length(panel: Panel, epochs: int) -> pd.DataFrame:
+    """Return the runs of the experiment ``anatomy`` with so many epochs, their arms named as the claims name them."""
+    prefix = f"{panel.suite.sweep.model.size}/{epochs}/"
+    rows = panel.measured[panel.measured.arm.str.startswith(prefix)]
+    return rows.assign(arm=rows.arm.str.removeprefix(prefix).str.removesuffix(", zero start"))
+
+
+def signed(verdict: str) -> str:
+    """Return a verdict as HTML with its sign, which a screen reader skips."""
+    return f'<span class="livt-verdict"><span aria-hidden="true">{SIGNS[verdict]}</span> {verdict}</span>'
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """Return how many claims have each verdict, as text: "2 reproduced; 1 not run"."""
+    found = list(verdicts)
+    return "; ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found) or "no claims"
+
+
+def beside(ruling: Ruling) -> list[str]:
+    """Return what stands beside a verdict, as pieces of HTML: its controls, and the lengths that change it."""
+    parts = [f"{name}: {signed(overall(rows.verdict.tolist()))}" for name, rows in ruling.controls.items()]
+    changed: dict[str, list[str]] = {}
+    for epochs, verdict in ruling.lengths.items():
+        if verdict != ruling.verdict:
+            changed.setdefault(verdict, []).append(str(epochs))
+    return parts + [f"after {' and '.join(n)} epochs: {signed(verdict)}" for verdict, n in changed.items()]
+
+
+def summary(found: Mapping[str, Mapping[str, Ruling]], unshown: Sequence[str] = ()) -> str:
+    """Return the ledger as an HTML table: a row per claim, a column per suite, and a line for suites without runs.
+
+    found: by the suite's title, then by the claim's id. The links are those of a page in the folder of the chapters.
+    """
+    rows = []
+    for claim in claims():
+        statement = (
+            f"{escape(claim.statement)} "
+            f'<a class="livt-chapter" href="{claim.chapter}.html">{CHAPTERS[claim.chapter]}</a>'
+        )
+        cells = {"statement": statement}
+        for title, verdicts in found.items():
+            ruling = verdicts[claim.id]
+            items = "".join(f"<li>{part}</li>" for part in beside(ruling) if ruling.verdict != "not run")
+            cells[title] = signed(ruling.verdict) + (f'<ul class="livt-beside">{items}</ul>' if items else "")
+        rows.append((f'<a href="claims.html#claim-{claim.id}">{claim.id}</a>', cells))
+    line = f"<p>Not run: {escape(', '.join(unshown))}.</p>" if unshown else ""
+    return cards(rows, "claim", "The claims ledger") + line
+
+
+def cards(rows: Sequence[tuple[str, Mapping[str, str]]], head: str, label: str) -> str:
+    """Return rows of HTML cells, each row's own heading first, as a table whose rows are cards on a narrow screen.
+
+    The style sheet of the book shows a cell's name, its ``data-label``, where the table's head is hidden.
+    """
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in (head, *rows[0][1]))
+    body = "\n".join(
+        f'<tr><th scope="row">{title}</th>'
+        + "".join(f'<td data-label="{escape(name)}">{cell}</td>' for name, cell in cells.items())
+        + "</tr>"
+        for title, cells in rows
+    )
+    return (
+        f'<div class="livt-table" role="region" aria-label="{escape(label)}" tabindex="0">\n'
+        f'<table class="table livt-cards">\n<thead><tr>{names}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def section(claim: Claim, found: Mapping[str, Ruling]) -> str:
+    """Return all that the ledger has about a claim, as HTML; ``found``: its ruling on each suite, by title."""
+    chapter = f'<a href="{claim.chapter}.html">{CHAPTERS[claim.chapter]}</a>'
+    items = {"Evidence": escape(claim.evidence), "Limit": escape(claim.limit), "Chapter": chapter}
+    if claim.experiment:
+        items["Runs"] = f'those of <a href="runs.html#experiment-{claim.experiment}">{claim.experiment}</a>'
+    else:
+        items["Not run"] = escape(claim.reason)
+    text = "".join(f"<li>{name}: {value}</li>" for name, value in items.items())
+    tables = {title: contrasts(ruling) for title, ruling in found.items() if ruling.verdict != "not run"}
+    return (
+        f'<section id="claim-{claim.id}"><p><strong>{claim.id}. {escape(claim.statement)}.</strong></p>'
+        f"<ul>{text}</ul>{report.tabs(tables) if tables else ''}</section>"
+    )
+
+
+def contrasts(ruling: Ruling) -> str:
+    """Return the judged contrasts of a claim on one suite as HTML, its controls below them."""
+    rows = []
+    for name, judged in ({"": ruling.judged} | dict(ruling.controls)).items():
+        for label, row in with_limits(judged).iterrows():
+            cells = {"verdict": signed(row["verdict"]), **row.drop("verdict").astype(str)}
+            adjusted = judged.loc[str(label)].get("Holm", float("nan"))
+            cells["p (Holm)"] = "-" if isnan(adjusted) else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+            rows.append((f"{escape(str(label))}{f'; <em>{escape(name)}</em>' if name else ''}", cells))
+    lengths = "; ".join(f"{epochs} epochs: {signed(verdict)}" for epochs, verdict in ruling.lengths.items())
+    other = f"<p>At other lengths of fine-tuning: {lengths}.</p>" if lengths else ""
+    return cards(rows, "difference, in points", f"Contrasts of {ruling.claim.id}") + other
+
+
+def plateau(panel: Panel) -> str:
+    """Return how far plain BCE had come in the runs of the loss ablation of one suite, as HTML; "" without them."""
+    rows = panel.measured[panel.measured.arm.isin(["ce", "bce"])]
+    curves, level = panel.curves[panel.curves.run.isin(rows.run)], learnt_above(panel.chance)
+    if set(rows.arm) < {"ce", "bce"}:
+        return ""
+    first = {
+        loss: [one.epoch[one.accuracy > level].min() for _, one in curves[curves.loss == loss].groupby("seed")]
+        for loss in ("bce", "ce")
+    }
+    when = {loss: ", ".join("never" if isnan(e) else str(e) for e in epochs) for loss, epochs in first.items()}
+    waited = [epoch / curves.epoch.max() for epoch in first["bce"]]
+    reading = (
+        "In some seed it never left its plateau: the distance to it shows its start, and says nothing of its end"
+        if any(map(isnan, waited))
+        else "Half of its training or more went by there: the distance to it mixes its slow start with the long tail"
+        if sum(waited) / len(waited) >= 0.5
+        else "It left its plateau in the first half of training"
+    )
+    return (
+        f"Plain BCE ends at {report.number(rows, 'bce', 'accuracy')} %. It first exceeded {level:g} % after epoch "
+        f"{when['bce']} of {curves.epoch.max()} (CE: {when['ce']}), a number for each seed. <strong>{reading}.</strong>"
+    )
