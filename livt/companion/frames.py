@@ -11,8 +11,13 @@ from livt.companion.chapter import Panel
 from livt.companion.claims import EXPLAINING, Contrast, claims
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
+<<<<<<< HEAD
 from livt.companion.statistics import estimate, holm, learnt_above, overall, p_value, verdict
 from livt.lab.results import COLUMNS, METRICS
+=======
+from livt.companion.statistics import estimate, overall, verdict
+from livt.lab.results import COLUMNS, METRICS, results
+>>>>>>> nb3
 from livt.lab.runs import Record
 
 
@@ -137,6 +142,12 @@ def per_run(measured: pd.DataFrame) -> pd.DataFrame:
         row |= {metric: number(one, row["arm"], metric) for metric in METRICS[:6]}
         rows.append({**row, "run": one.run.iloc[0]})
     return pd.DataFrame(rows)
+
+
+def with_removal(panel: Panel) -> pd.DataFrame:
+    """Return a panel's rows, and, per run of a plain loss, "<arm>, removed": its balanced bias taken away at test."""
+    removed = results(panel.records, panel.arms, part="posthoc")
+    return pd.concat([panel.measured, removed.assign(arm=removed.arm + ", removed")], ignore_index=True)
 
 
 def verdict_sentence(

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Literal
 
@@ -52,6 +52,15 @@ def number(
     attributes |= {"data-signed": "true"} if signed else {}
     written = " ".join(f"{name}='{value}'" for name, value in attributes.items())
     return f"<span {written}>{text}</span>"
+
+
+def spread(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
+    """Return mean ± standard deviation over the seeds that have a value, as text, for what is not a record's metric.
+
+    >>> spread([1.0, 2.0]), spread([3.0, float("nan")]), spread([])
+    ('1.5 ± 0.7', '3.0', '-')
+    """
+    return _text(estimate(pd.Series(values, dtype=float).dropna()), "spread", digits)
 
 
 def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str:
