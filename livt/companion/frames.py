@@ -11,13 +11,8 @@ from livt.companion.chapter import Panel
 from livt.companion.claims import EXPLAINING, Contrast, claims
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
-<<<<<<< HEAD
 from livt.companion.statistics import estimate, holm, learnt_above, overall, p_value, verdict
-from livt.lab.results import COLUMNS, METRICS
-=======
-from livt.companion.statistics import estimate, overall, verdict
 from livt.lab.results import COLUMNS, METRICS, results
->>>>>>> nb3
 from livt.lab.runs import Record
 
 
