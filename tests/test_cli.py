@@ -1,8 +1,8 @@
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
@@ -36,9 +36,11 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_help_answers_within_a_second():
-    started = time.monotonic()
+    """Of its own time: what else the machine does is not counted."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run([sys.executable, "-m", "livt", "--help"], capture_output=True, text=True, check=True).stdout
-    assert time.monotonic() - started < 1
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1
     for command in ("pretrain", "finetune", "evaluate", "reproduce", "runs"):
         assert command in out
 
@@ -74,6 +76,12 @@ def test_every_command_has_help(capsys, arguments):
         (["reproduce", "loss_ablation", "--csv", "/nowhere/x.csv"], "--csv /nowhere/x.csv: cannot write a file there"),
         (["reproduce", "table9"], "invalid choice: 'table9'"),
         (["reproduce", "loss_ablation", "--suite", "huge"], "invalid choice: 'huge'"),
+        (["reproduce", "loss_ablation", "--suite", "cpu"], "invalid choice: 'cpu'"),
+        (["reproduce", "loss_ablation", "--profile", "cpu"], "--profile is now --suite: give --suite digits"),
+        (["reproduce", "loss_ablation", "--profile", "gpu"], "--profile is now --suite: give --suite gpu"),
+        (["pretrain", "smoke", "--set", "finetune.loss=focal"], "finetune.loss 'focal' is not one of ce, bal_ce, bce,"),
+        (["finetune", "smoke", "--set", "finetune.loss=focal"], "finetune.loss 'focal' is not one of ce, bal_ce, bce,"),
+        (["finetune", "smoke", "--set", "finetune.loss=bce", "--set", "finetune.tau=2"], "tau = 2 has no effect on"),
         (["reproduce", "loss_ablation", "--seeds", "a,b"], "--seeds a,b: expected whole numbers"),
         (["reproduce", "loss_ablation", "--seeds", "1,1"], "a seed appears twice"),
         (["reproduce", "loss_ablation", "--seeds", "-1"], "seed must not be negative"),

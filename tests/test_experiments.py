@@ -9,10 +9,12 @@ from functools import partial
 import pandas as pd
 import pytest
 
+from livt import losses
 from livt.companion import report
 from livt.companion.chapter import check_parameters
 from livt.companion.claims import claims
 from livt.companion.frames import comparison, first_epoch_above, per_run, provenance, published_panels, verdict_sentence
+from livt.companion.published import LOSS_NAMES
 from livt.config import with_overrides
 from livt.lab.experiments import (
     EXPERIMENTS,
@@ -21,11 +23,12 @@ from livt.lab.experiments import (
     equal_compute_epochs,
     everything,
     recipes,
+    seeds_of,
 )
 from livt.lab.failures import RunError
 from livt.lab.results import COLUMNS, METRICS, curves, records, reproduce, results
 from livt.lab.runs import RunStore
-from livt.lab.suites import SUITES
+from livt.lab.suites import RENAMED, SUITES, with_parts
 from livt.lab.train import train_all
 
 
@@ -51,6 +54,56 @@ def test_arms_differ_and_have_one_seed(experiment, suite):
     assert {recipe.seed for recipe in found.values()} == {0}
     assert len(set(found.values())) == len(found), "two arms are one recipe"
     assert {replace(r, seed=0) for r in recipes(experiment, suite, [4, 7])} == set(found.values())
+
+
+def test_the_losses_of_the_paper_are_one_list_and_have_one_name_each():
+    """It is written twice, as the command line must not load PyTorch."""
+    assert PAPER_LOSSES == losses.PAPER_LOSSES
+    assert set(PAPER_LOSSES) <= set(losses.LOSSES)
+    assert {name: losses.LOSSES[name].title for name in PAPER_LOSSES} == LOSS_NAMES
+
+
+# ---------------------------------------------------------------- suites
+
+
+def test_a_suite_names_its_data_and_not_a_machine():
+    titles = [suite.title for suite in SUITES.values()]
+    assert len(set(titles)) == len(titles)
+    for name, suite in SUITES.items():
+        assert {suite.main.data.name, suite.sweep.data.name} == {suite.main.data.name}, f"{name} has one data set"
+        assert suite.sweep.model.size in suite.sizes
+        assert suite.sweep.finetune.epochs in suite.lengths
+        assert suite.part_of in ("", *SUITES)
+        assert set(suite.experiments or ()) | set(suite.seeds_of) <= set(EXPERIMENTS)
+
+
+def test_the_old_words_have_new_ones():
+    assert RENAMED["cpu"] in SUITES
+    assert not set(RENAMED) & set(SUITES)
+
+
+def test_a_suite_is_trained_with_its_parts_and_an_experiment_with_its_seeds(monkeypatch):
+    """As a data set with two resolutions: the larger one has an experiment and seeds of its own."""
+    part = replace(
+        SUITES["smoke"],
+        main=with_overrides(SUITES["smoke"].main, {"data.image_size": 16}),
+        sweep=with_overrides(SUITES["smoke"].sweep, {"data.image_size": 16}),
+        part_of="smoke",
+        experiments=("loss_ablation", "controls"),
+        seeds=(4, 5),
+        seeds_of={"controls": (6,)},
+    )
+    whole = everything("smoke")
+    monkeypatch.setitem(SUITES, "larger", part)
+    assert with_parts("smoke") == ["smoke", "larger"]
+    assert with_parts("larger") == ["larger"]
+    assert (seeds_of("loss_ablation", "larger"), seeds_of("controls", "larger")) == ((4, 5), (6,))
+    assert seeds_of("controls", "smoke") == (0, 1, 2)
+    assert {r.seed for r in recipes("controls", "larger")} == {6}
+    assert {r.seed for r in recipes("controls", "larger", [9])} == {9}, "what is asked for comes first"
+    added = [*recipes("loss_ablation", "larger"), *recipes("controls", "larger")]
+    assert everything("smoke") == [*whole, *added]
+    assert everything("larger") == added
 
 
 def test_controls_are_the_plain_bce_of_the_claims_and_of_convergence():

@@ -9,12 +9,16 @@ import torch
 from torch import nn
 
 from livt.losses import (
+    LOSSES,
+    PAPER_LOSSES,
     BalancedBinaryCrossEntropy,
     BalancedCrossEntropy,
     BinaryCrossEntropy,
     CrossEntropy,
     balanced_bce_bias,
     balanced_ce_bias,
+    find,
+    prior_bias,
 )
 
 COUNTS = np.array([500, 120, 30, 7, 1])
@@ -550,3 +554,71 @@ def test_no_target_is_skipped_in_silence(loss):
 
 def test_counts_may_be_a_tensor():
     assert torch.equal(balanced_bce_bias(torch.tensor([3, 2, 1])), balanced_bce_bias([3, 2, 1]))
+
+
+# ----------------------------------------------------------------------------------------------- the table
+
+
+DOCUMENTED = {
+    "ce": lambda z, t, log_pi, log_odds, tau: reference_ce(z, t),
+    "bal_ce": lambda z, t, log_pi, log_odds, tau: reference_ce(z + tau * log_pi, t),
+    "bce": lambda z, t, log_pi, log_odds, tau: reference_bce(z, t),
+    "bal_bce": lambda z, t, log_pi, log_odds, tau: reference_bce(z + tau * log_odds, t),
+}
+
+
+@pytest.mark.parametrize("name", PAPER_LOSSES)
+def test_an_entry_of_the_paper_makes_the_loss_it_names(name):
+    z, labels, soft = problem(3)
+    pi = COUNTS / COUNTS.sum()
+    loss = find(name)
+    for tau in (1.0, 0.5) if loss.bias else (1.0,):
+        criterion = find(name, tau).create(COUNTS, tau)
+        for targets, t in ((labels, one_hot(labels, C)), (soft, soft)):
+            found = criterion(torch.from_numpy(z), torch.from_numpy(targets)).item()
+            expected = DOCUMENTED[name](z, t, np.log(pi), np.log(pi / (1 - pi)), tau)
+            assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_an_entry_says_what_its_module_does(loss):
+    """Also of entries that are not the paper's: the bias is what moves the logits, and the prior is read back."""
+    z, labels, _ = problem(5)
+    logits, targets = torch.from_numpy(z), torch.from_numpy(labels)
+    criterion = loss.create(COUNTS, 1.0)
+    assert criterion(logits, targets).ndim == 0
+    assert torch.isfinite(criterion(logits, targets))
+    assert LOSSES[loss.name] is loss
+    assert loss.title
+    assert loss.source
+    if loss.bias is not None:
+        assert loss.bias(COUNTS).shape == (C,)
+        assert loss.bias(COUNTS).dtype == torch.float64
+    read = {"softmax": lambda logits: logits.softmax(0), "sigmoid": torch.sigmoid}[loss.reads]
+    np.testing.assert_allclose(read(prior_bias(loss, COUNTS)), COUNTS / COUNTS.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PAPER_LOSSES)
+def test_the_bias_of_an_entry_is_what_its_module_adds(name):
+    loss, plain = find(name), find(name.removeprefix("bal_")).create(COUNTS, 1.0)
+    z, labels, _ = problem(7)
+    logits, targets = torch.from_numpy(z), torch.from_numpy(labels)
+    moved = logits if loss.bias is None else logits + loss.bias(COUNTS)
+    assert loss.create(COUNTS, 1.0)(logits, targets).item() == pytest.approx(plain(moved, targets).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["focal", "", "CE", "bal-bce"])
+def test_a_name_without_an_entry_is_an_error_that_lists_the_names(name):
+    with pytest.raises(ValueError) as error:
+        find(name)
+    assert str(error.value) == f"finetune.loss {name!r} is not one of {', '.join(LOSSES)}"
+
+
+def test_tau_without_a_bias_is_refused_as_it_would_reach_nothing():
+    for name, loss in LOSSES.items():
+        if loss.bias is None:
+            assert find(name, 1.0) is loss
+            with pytest.raises(ValueError, match=f"tau = 0.5 has no effect on the loss '{name}', which has no bias"):
+                find(name, 0.5)
+        else:
+            assert find(name, 0.5) is loss

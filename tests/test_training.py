@@ -14,10 +14,18 @@ from livt.evaluate import summarize
 from livt.finetune import create_classifier, create_loss, create_mixer
 from livt.lab.failures import RunError
 from livt.lab.recipes import digit_pairs, smoke
+from livt.lab.results import records, results
 from livt.lab.runs import RunStore
 from livt.lab.stages import train
 from livt.lab.train import train_all
-from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
+from livt.losses import (
+    LOSSES,
+    BalancedBinaryCrossEntropy,
+    BalancedCrossEntropy,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Loss,
+)
 from livt.optim import NonFiniteLossError, epoch_schedule, take_step
 from livt.pretrain import create_mae
 
@@ -230,6 +238,42 @@ def test_losses_by_recipe_name(name, kind):
     if name.startswith("bal"):
         half = create_loss(with_overrides(smoke(), {"finetune.loss": name, "finetune.tau": 0.5}).finetune, [3, 1])
         torch.testing.assert_close(half.exact_bias, criterion.exact_bias / 2)
+
+
+class Margin(torch.nn.Module):
+    """A loss of another kind: the multi-class hinge, with a margin that shrinks with the number of images."""
+
+    def __init__(self, class_counts, tau):
+        super().__init__()
+        self.margins = 1 / torch.as_tensor(class_counts, dtype=torch.float32) ** 0.25
+
+    def forward(self, logits, targets):
+        own = logits.gather(1, targets[:, None])
+        return (logits - own + self.margins).clamp(min=0).sum(1).mean()
+
+
+def test_an_entry_of_the_table_trains_by_its_name(tmp_path, monkeypatch):
+    """Nothing else needs to know of it."""
+    entry = Loss(name="margin", title="Margin", create=Margin, reads="softmax", source="this test")
+    monkeypatch.setitem(LOSSES, "margin", entry)
+    changes = {"pretrain": None, "finetune.loss": "margin", "finetune.epochs": 20, "finetune.base_lr": 0.02}
+    recipe = with_overrides(smoke(), changes)
+    store = RunStore(tmp_path)
+    train_all([recipe], store, jobs=1, progress=False)
+    (record,) = records([recipe], store)
+    assert record.recipe == recipe
+    assert record.metrics[-1]["train_loss"] < 0.8 * record.metrics[0]["train_loss"]
+    assert set(record.result["posthoc"]) >= {"accuracy", "few"}, "it has no bias: its prior is taken off at test"
+    assert results([record]).loss.tolist() == ["margin"]
+
+
+def test_a_loss_without_an_entry_is_refused_before_either_stage(tmp_path):
+    recipe = with_overrides(smoke(), {"finetune.loss": "margin"})
+    store = RunStore(tmp_path / "runs")
+    for work in (lambda: train("pretrain", recipe, store), lambda: train_all([recipe], store)):
+        with pytest.raises(ValueError, match="finetune.loss 'margin' is not one of ce, bal_ce, bce, bal_bce"):
+            work()
+    assert not store.root.exists()
 
 
 def test_targets_are_one_hot_smoothed_or_mixed():
