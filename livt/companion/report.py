@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Literal
 
@@ -61,6 +61,11 @@ def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str
     if show == "interval":
         return f"{e.low:{form}} to {e.high:{form}}"
     return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
+
+
+def text(values: Sequence[float] | pd.Series, show: Show = "spread", *, digits: int = 1, signed: bool = False) -> str:
+    """Return as plain text, as ``number`` would, what no record has: one value per seed, nan where there is none."""
+    return _text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)
 
 
 def plain(text: str) -> str:
