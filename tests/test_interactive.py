@@ -15,7 +15,7 @@ import torch
 from livt.companion import interactive
 from livt.companion.plots import COLOURS
 from livt.companion.published import published
-from livt.losses import BalancedBinaryCrossEntropy
+from livt.losses import BalancedBinaryCrossEntropy, balanced_bce_bias, balanced_ce_bias
 
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 IMAGE = '<img src="data:," alt="A picture of nothing at all.">'
@@ -78,6 +78,7 @@ FIGURES = {
     "bias-explorer": explorer,
     "profile-explorer": profiles,
     "gradient-flow": interactive.gradient_flow,
+    "count-explorer": interactive.count_explorer,
     "mae-stepper": stepper,
     "proof": lambda: proof(("name", "x", "reason", True)),
 }
@@ -136,6 +137,30 @@ def test_a_fresh_classifier_is_at_rest_under_bal_bce_only():
     assert pull + push == pytest.approx(counts / 64 - 0.5)
 
 
+@pytest.mark.parametrize("counts", [(500, 158, 50, 16, 5), (9, 9, 9), (1, 10_000), (7, 1000, 3)])
+def test_a_line_is_decided_by_the_minimisers_that_the_losses_have(counts):
+    """Each rule as theory gives it, from the biases of livt: the posterior's log-odds less the bias for Bal-BCE."""
+    place, chosen = interactive.line_decisions(counts)
+    density = np.exp(-0.5 * (place[:, None] - 2 * np.arange(len(counts))) ** 2)
+    density /= density.sum(axis=0)
+    posterior = density * counts
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    rest = np.stack([np.delete(posterior, c, axis=1).sum(axis=1) for c in range(len(counts))], axis=1)
+    odds = np.log(posterior) - np.log(rest)
+    assert (chosen["bce"] == odds.argmax(axis=1)).all()
+    assert (chosen["bal_bce"] == (odds - balanced_bce_bias(counts).numpy()).argmax(axis=1)).all()
+    log_prior = balanced_ce_bias(counts).numpy()
+    assert (chosen["bal_ce"] == (np.log(posterior) - log_prior).argmax(axis=1)).all()
+    ends = [np.flatnonzero(np.diff(rule)).tolist() for rule in chosen.values()]
+    assert (ends[0] == ends[1] == ends[2]) == (len(set(counts)) == 1), "equal counts, and no others, decide alike"
+
+
+def test_equal_classes_share_the_line_equally():
+    place, chosen = interactive.line_decisions([40, 40, 40])
+    for rule in chosen.values():
+        assert (rule == np.clip(np.round(place / 2), 0, 2)).all()
+
+
 def test_the_stepper_stores_images_to_a_hundredth():
     data = data_of(stepper(order=torch.arange(31, -1, -1).tolist()))
     assert data["original"] == GREY.tolist()
@@ -187,6 +212,10 @@ def test_the_script_asks_for_nothing_else():
         (lambda: profiles(profiles={"p": (5, 1)}), "profile 'p' has 1 class"),
         (lambda: profiles(imbalance_factor=501), "imbalance_factor 501 must lie between 1 and max_count"),
         (lambda: profiles(threshold=0), "threshold must be above 0 nats"),
+        (lambda: interactive.count_explorer([7]), "give 2 to 8 classes of 1 to 10,000 images"),
+        (lambda: interactive.count_explorer([7, 1.5]), "give 2 to 8 classes"),
+        (lambda: interactive.count_explorer([7, 10_001]), "give 2 to 8 classes"),
+        (lambda: interactive.count_explorer([7, 0]), r"class_counts\[1\] = 0 is zero"),
         (lambda: interactive.gradient_flow([7]), "a toy batch has 2 to 8 classes"),
         (lambda: interactive.gradient_flow([199, 2]), "at most 200 images"),
         (lambda: interactive.gradient_flow(confidence=9), "confidence must lie in 0 to 8, not 9"),

@@ -1,4 +1,4 @@
-/* Live figures of livt/interactive.py: plain script, no kernel, no network. Every number is computed here, in double
+/* Live figures of livt/companion/interactive.py: plain script, no kernel, no network. Every number is computed here, in double
    precision, and stands in an element with a data-name, unrounded in its value. */
 (() => {
   "use strict";
@@ -39,7 +39,7 @@
   const minus = (text) => text.replace("-", "−");
   const fixed = (x, digits = 2) => minus(Math.abs(x) < 0.5 * 10 ** -digits ? (0).toFixed(digits) : x.toFixed(digits));
   const superscript = (k) => minus(String(k)).replace(/./g, (c) => (c === "−" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
-  const whole = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, " "); // thin space
+  const whole = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 
   function small(x) {
     const rounded = Number(x.toPrecision(3));
@@ -100,8 +100,13 @@
     return input;
   }
 
-  const liveText = (parent) =>
-    add(parent, "output", { class: "livt-summary", "aria-live": "polite", "data-name": "summary" });
+  /* Text that follows the controls, in a box as high as the longest text makes it: nothing below it moves. */
+  function liveText(parent, longest) {
+    const box = add(parent, "div", { class: "livt-steady", "data-longest": longest });
+    return add(box, "output", { class: "livt-summary", "aria-live": "polite", "data-name": "summary" });
+  }
+
+  const longestOf = (texts) => texts.reduce((longest, text) => (text.length > longest.length ? text : longest), "");
 
   /* A table of numbers with row and column heads; returns its cells by `${column}-${row}`. */
   function table(parent, caption, columns, rows) {
@@ -223,6 +228,164 @@
     }).observe(root);
   }
 
+  // --------------------------------------------------------------------------------- counts, bias and decision
+
+  function countExplorer(root, data) {
+    const start = data.counts;
+    const classes = start.length;
+    const ranks = range(classes);
+    const state = { counts: [...start], moved: classes - 1 };
+    const RULES = { bce: "CE, BCE", bal_bce: "Bal-BCE", bal_ce: "Bal-CE" };
+
+    /* Class c is a unit Gaussian at 2 c, on a grid that no boundary of equal classes meets. */
+    const last = 2 * (classes - 1) + 4;
+    const grid = range(Math.round((last + 4) / 0.05)).map((i) => -4 + 0.05 * i + 0.0125);
+    const density = ranks.map((c) => {
+      const p = grid.map((x) => Math.exp(-0.5 * (x - 2 * c) ** 2));
+      const total = sum(p);
+      return p.map((value) => value / total);
+    });
+
+    const controls = add(root, "div", { class: "livt-controls" });
+    const sliders = ranks.map((c) =>
+      slider(
+        controls,
+        { name: `count${c + 1}`, label: `Images of class ${c + 1}`, min: 0, max: 4, step: 0.01, value: 0 },
+        (exponent) => {
+          state.counts[c] = Math.round(10 ** exponent);
+          state.moved = c;
+          render();
+        },
+      ),
+    );
+    const summary = liveText(root, summaryOf(8, 88888, 888888, 8.88e-8, -88.88, { bce: 0.888, bal_bce: 1, bal_ce: 0.888 }));
+    const charts = add(root, "div", { class: "livt-charts" });
+    const key = [{ text: "the class that you moved", style: "livt-bar livt-moved", mark: "bar" }];
+    const priorBox = chartBox(charts, "Prior π", key);
+    const biasBox = chartBox(charts, "Bias in training, log π − log(1 − π)", key);
+    const decisionBox = chartBox(charts, "Which class is decided at test, along a line", [], true);
+    const columns = Object.fromEntries(ranks.map((c) => [`class${c + 1}`, `class ${c + 1}`]));
+    const details = add(root, "details");
+    add(details, "summary", {}, "Numbers");
+    const cells = table(details, "Numbers of each class; biases in nats, shares of its own images in percent", columns, {
+      pi: "prior π",
+      bias: "log π − log(1 − π)",
+      bce: "decided right, CE or BCE",
+      bal_bce: "decided right, Bal-BCE",
+      bal_ce: "decided right, Bal-CE",
+    });
+
+    function summaryOf(rank, n, total, pi, bias, shares) {
+      const percent = (rule) => `${fixed(100 * shares[rule], 1)} %`;
+      return (
+        `Class ${rank}: ${whole(n)} of ${whole(total)} images, π = ${small(pi)}, bias ${fixed(bias)} nats. Of its own test ` +
+        `images, CE and BCE decide ${percent("bce")} right, Bal-BCE, its bias dropped, ${percent("bal_bce")}; with ` +
+        `equal priors it would be ${percent("bal_ce")}, as under Bal-CE.`
+      );
+    }
+
+    /* The scores by which each loss's minimiser decides, and the class with the highest one at each point. */
+    function decide() {
+      const total = sum(state.counts);
+      const scores = {
+        bce: (c, i) => state.counts[c] * density[c][i],
+        bal_bce: (c, i) => {
+          const others = ranks.filter((j) => j !== c);
+          return density[c][i] / (sum(others.map((j) => state.counts[j] * density[j][i])) / (total - state.counts[c]));
+        },
+        bal_ce: (c, i) => density[c][i],
+      };
+      const found = {};
+      for (const [rule, score] of Object.entries(scores)) {
+        const chosen = grid.map((_, i) => ranks.reduce((best, c) => (score(c, i) > score(best, i) ? c : best), 0));
+        const shares = ranks.map((c) => sum(density[c].filter((_, i) => chosen[i] === c)));
+        found[rule] = { chosen, shares };
+      }
+      return found;
+    }
+
+    function drawStrips(plot, sx, sy, frame, found) {
+      Object.keys(RULES).forEach((rule, row) => {
+        const { chosen } = found[rule];
+        let from = 0;
+        for (let i = 1; i <= grid.length; i++) {
+          if (i < grid.length && chosen[i] === chosen[from]) continue;
+          const c = chosen[from];
+          const left = Math.max(sx(grid[from] - 0.025), frame.left);
+          const right = Math.min(sx(grid[i - 1] + 0.025), frame.right);
+          const style = c === state.moved ? "moved" : c % 2 ? "plain" : "hollow";
+          const y = sy(2 - row) - 14;
+          add(plot, "rect", { class: `livt-bar livt-${style}`, x: left, y, width: right - left, height: 28 });
+          const middle = { x: (left + right) / 2, y: y + 18, "text-anchor": "middle" };
+          if (right - left > 14)
+            add(plot, "text", { class: "livt-halo", ...middle }, String(c + 1));
+          from = i;
+        }
+      });
+    }
+
+    function render() {
+      const { counts, moved } = state;
+      const total = sum(counts);
+      const priors = counts.map((n) => n / total);
+      const biases = counts.map((n) => logOdds(n, total));
+      const found = decide();
+      ranks.forEach((c) => {
+        sliders[c].set(Math.log10(counts[c]), counts[c], whole(counts[c]));
+        show(cells[`class${c + 1}-pi`], priors[c], small(priors[c]));
+        show(cells[`class${c + 1}-bias`], biases[c], fixed(biases[c]));
+        for (const rule of Object.keys(RULES)) {
+          const share = 100 * found[rule].shares[c];
+          show(cells[`class${c + 1}-${rule}`], share, fixed(share, 1));
+        }
+      });
+      const shares = Object.fromEntries(Object.keys(RULES).map((rule) => [rule, found[rule].shares[moved]]));
+      summary.textContent = summaryOf(moved + 1, counts[moved], total, priors[moved], biases[moved], shares);
+
+      const x = { label: "class", min: -0.6, max: classes - 0.4, ticks: ranks, format: (c) => String(c + 1) };
+      const bars = (values) => (plot, sx, sy, frame) => {
+        const width = (sx(1) - sx(0)) * 0.7;
+        ranks.forEach((c) => {
+          const [zero, end] = [sy(0), sy(values[c])];
+          const size = { x: sx(c) - width / 2, width, y: Math.min(zero, end), height: Math.abs(end - zero) };
+          add(plot, "rect", { ...size, class: `livt-bar livt-${c === moved ? "moved" : "plain"}` });
+        });
+        add(plot, "path", { class: "livt-axis", d: `M${frame.left} ${sy(0)}H${frame.right}` });
+      };
+      const listed = (values, digits) => ranks.map((c) => `class ${c + 1} ${fixed(values[c], digits)}`).join(", ");
+      chart(priorBox, {
+        x,
+        y: { label: "prior π", min: 0, max: 1, ticks: [0, 0.25, 0.5, 0.75, 1] },
+        height: 190,
+        label: `Priors: ${listed(priors, 4)}.`,
+        draw: bars(priors),
+      });
+      chart(biasBox, {
+        x,
+        y: { label: "bias [nats]", min: -12, max: 12, ticks: [-12, -8, -4, 0, 4, 8, 12] },
+        height: 190,
+        label: `Biases in nats: ${listed(biases, 2)}.`,
+        draw: bars(biases),
+      });
+      chart(decisionBox, {
+        x: {
+          label: "the image's place on the line; each class lies around its own",
+          min: -2.5,
+          max: last - 1.5,
+          ticks: ranks.map((c) => 2 * c),
+          format: (place) => `class ${place / 2 + 1}`,
+        },
+        y: { label: "", min: -0.6, max: 2.6, ticks: [0, 1, 2], format: (i) => Object.values(RULES)[2 - i] },
+        height: 175,
+        label: Object.entries(RULES)
+          .map(([rule, name]) => `${name} decides ${fixed(100 * shares[rule], 1)} percent of class ${moved + 1} right`)
+          .join("; "),
+        draw: (plot, sx, sy, frame) => drawStrips(plot, sx, sy, frame, found),
+      });
+    }
+    return render;
+  }
+
   // ---------------------------------------------------------------------------------- sigmoid, softmax, margin
 
   function biasExplorer(root, data) {
@@ -256,7 +419,10 @@
       { name: "tau", label: "Strength τ", min: 0, max: Math.max(2, data.tau), step: 0.05, value: state.tau },
       (tau) => change({ tau }),
     );
-    const summary = liveText(root);
+    const summary = liveText(
+      root,
+      summaryOf(`A class beside the others of ${longestOf(Object.keys(profiles))}, 888 images`, 8.88e-8, -88.88, -88.88),
+    );
     const charts = add(root, "div", { class: "livt-charts" });
     const legend = (plain, balanced) => [
       { text: `${plain}, any class`, style: `livt-${plain === "CE" ? "ce" : "bce"}` },
@@ -272,6 +438,13 @@
       { bias: "bias", "bias-head": "head's bias", margin: "margin", zero: "p at score 0", even: "score for p = ½" },
       NAMES,
     );
+
+    function summaryOf(who, pi, balBce, balCe) {
+      return (
+        `${who}: π = ${small(pi)}. For an equal training probability its score must exceed the head's by ` +
+        `${fixed(balBce)} nats under Bal-BCE, ${fixed(balCe)} under Bal-CE, 0 without a bias.`
+      );
+    }
 
     /* Biases of class y and of the head, and what softmax adds up over the other classes whose scores are 0. A prior
        set by hand leaves the other classes in proportion to each other. */
@@ -390,9 +563,7 @@
       const who = byHand
         ? `A class beside the others of ${state.title}`
         : `${state.title}, rank ${whole(state.rank)} of ${whole(classes)}, ${whole(n)} images`;
-      summary.textContent =
-        `${who}: π = ${small(pi)}. For an equal training probability its score must exceed the head's by ` +
-        `${fixed(rows.bal_bce.margin)} nats under Bal-BCE, ${fixed(rows.bal_ce.margin)} under Bal-CE, 0 without a bias.`;
+      summary.textContent = summaryOf(who, pi, rows.bal_bce.margin, rows.bal_ce.margin);
       const reach = Math.max(...LOSSES.map((loss) => rows[loss].even));
       const last = [12, 18, 24, 36, 48, 64, 96].find((m) => m >= reach + 4) ?? Math.ceil(reach + 4);
       drawCurves(sigmoidBox, "bce", "bal_bce", found, last, true);
@@ -442,7 +613,7 @@
       { name: "imbalance-factor", label: "Imbalance factor", min: 0, max: steps.length - 1, value: state.step },
       (step) => change({ step }),
     );
-    const summary = liveText(root);
+    const summary = liveText(root, summaryOf(888.8, 888.8, 8888, 8.88e-8, 8888));
     const charts = add(root, "div", { class: "livt-charts" });
     const countBox = chartBox(charts, "Class profile");
     const biasBox = chartBox(charts, "Bias of each class", [
@@ -453,8 +624,8 @@
       charts,
       "Second term, −log(1 − π)",
       [
-        { text: `above ${data.threshold} nats: it matters`, style: "livt-bar livt-bal_bce", mark: "bar" },
-        { text: "below", style: "livt-bar livt-plain", mark: "bar" },
+        { text: `over ${data.threshold} nats above the tail's: it matters`, style: "livt-bar livt-bal_bce", mark: "bar" },
+        { text: "less", style: "livt-bar livt-plain", mark: "bar" },
       ],
       true,
     );
@@ -469,9 +640,23 @@
     const marginCe = place(note, "margin-ce");
     note.append(" nats, Bal-BCE ");
     const marginBce = place(note, "margin-bce");
-    note.append(" nats. Classes whose second term exceeds ", String(data.threshold), " nats: ");
+    note.append(" nats. Classes whose second term exceeds that of the tail by ", String(data.threshold), " nats: ");
     const matters = place(note, "matters");
+    note.append(". Largest count over smallest: ");
+    const realised = place(note, "realised");
     note.append(".");
+
+    /* What a bias does, it does by its differences: a term that all classes have alike moves no decision. */
+    function summaryOf(asked, factor, classes, extra, above) {
+      const cut = Math.abs(factor / asked - 1) < 0.005 ? "" : ` (of the ${small(asked)} asked for, as images are whole)`;
+      const where =
+        above === 0
+          ? "It matters for no class."
+          : `It matters for the largest ${above === 1 ? "class" : `${whole(above)} classes`}.`;
+      const alike = "All classes have the same second term, so it moves no decision.";
+      const added = `the second term adds ${small(extra)} nats to the margin of the tail over the head. ${where}`;
+      return `Imbalance factor ${small(factor)}${cut}, ${whole(classes)} classes: ${extra === 0 ? alike : added}`;
+    }
 
     function render() {
       const real = data.datasets[state.title];
@@ -482,15 +667,18 @@
       const bce = counts.map((n) => logOdds(n, total));
       const ce = counts.map((n) => logPrior(n, total));
       const second = counts.map((n) => -Math.log1p(-n / total));
-      const factor = real ? counts[0] / counts[classes - 1] : steps[state.step];
+      const factor = counts[0] / counts[classes - 1];
+      const asked = real ? factor : steps[state.step];
       factorSlider.input.disabled = Boolean(real);
       factorSlider.set(
         real ? closest(steps, factor) : state.step,
-        factor,
-        real ? `${small(factor)}, as published` : small(factor),
+        asked,
+        real ? `${small(factor)}, as published` : small(asked),
       );
 
-      const above = second.filter((value) => value > data.threshold).length;
+      const matter = data.threshold + second[classes - 1];
+      const above = second.filter((value) => value > matter).length;
+      show(realised, factor, small(factor));
       show(matters, above, `${whole(above)} of ${whole(classes)}`);
       show(marginCe, ce[0] - ce[classes - 1], fixed(ce[0] - ce[classes - 1]));
       show(marginBce, bce[0] - bce[classes - 1], fixed(bce[0] - bce[classes - 1]));
@@ -504,15 +692,7 @@
         show(cells[`bias-bce-${row}`], bce[c], fixed(bce[c]));
         show(cells[`second-${row}`], second[c], small(second[c]));
       }
-      const where =
-        above === 0
-          ? "It matters for no class."
-          : above === classes
-            ? "It matters for every class."
-            : `It matters for the largest ${above === 1 ? "class" : `${whole(above)} classes`}.`;
-      summary.textContent =
-        `Imbalance factor ${small(factor)}, ${whole(classes)} classes: the second term is at most ` +
-        `${small(second[0])} nats, for the head class with π = ${small(counts[0] / total)}. ${where}`;
+      summary.textContent = summaryOf(asked, factor, classes, second[0] - second[classes - 1], above);
 
       const ranks = curveRanks(classes);
       const edge = classes <= 50 ? 0.6 : 0;
@@ -590,15 +770,15 @@
           max: 10 ** Math.max(0, Math.ceil(Math.log10(second[0]))),
         },
         height: 220,
-        label: `The second term falls from ${small(second[0])} to ${small(second[classes - 1])} nats; ${above} of ${classes} classes lie above ${data.threshold}.`,
+        label: `The second term falls from ${small(second[0])} to ${small(second[classes - 1])} nats; ${above} of ${classes} classes lie more than ${data.threshold} above the tail.`,
         draw: (plot, sx, sy, frame) => {
           bars(plot, sx, (i) => sy(second[i]), frame.bottom, above);
-          add(plot, "path", { class: "livt-threshold", d: `M${frame.left} ${sy(data.threshold)}H${frame.right}` });
+          add(plot, "path", { class: "livt-threshold", d: `M${frame.left} ${sy(matter)}H${frame.right}` });
           add(
             plot,
             "text",
-            { class: "livt-halo", x: frame.right - 4, y: sy(data.threshold) - 5, "text-anchor": "end" },
-            `${data.threshold} nats`,
+            { class: "livt-halo", x: frame.right - 4, y: sy(matter) - 5, "text-anchor": "end" },
+            `${data.threshold} nats above the tail`,
           );
         },
       });
@@ -631,7 +811,8 @@
       { name: "tau", label: "Strength τ", min: 0, max: 2, step: 0.05, value: state.tau },
       (tau) => change({ tau }),
     );
-    const summary = liveText(root);
+    const tail = classes - 1;
+    const summary = liveText(root, summaryOf(() => -0.888));
     const charts = add(root, "div", { class: "livt-charts" });
     const boxes = {};
     for (const loss of LOSSES) {
@@ -677,6 +858,14 @@
       return found;
     }
 
+    function summaryOf(net) {
+      return (
+        `Sum of forces on the score of the tail class (${data.counts[tail]} of ${images} images): ` +
+        LOSSES.map((loss) => `${NAMES[loss]} ${fixed(net(loss), 3)}`).join(", ") +
+        ". Above zero the score rises."
+      );
+    }
+
     function render() {
       confidenceSlider.set(
         state.confidence,
@@ -685,7 +874,6 @@
       );
       tauSlider.set(state.tau, state.tau, fixed(state.tau));
       const found = forces();
-      const tail = classes - 1;
       const extreme = Math.max(...LOSSES.flatMap((loss) => [...found[loss].pull, ...found[loss].push.map((v) => -v)]));
       const limit = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1].find((m) => m >= extreme * 1.02) ?? extreme;
       for (const loss of LOSSES) {
@@ -732,10 +920,7 @@
           values.forEach((value, c) => show(cells[`class${c}-${part}-${loss}`], value, fixed(value, 3)));
         }
       }
-      summary.textContent =
-        `Sum of forces on the score of the tail class (${data.counts[tail]} of ${images} images): ` +
-        LOSSES.map((loss) => `${NAMES[loss]} ${fixed(found[loss].net[tail], 3)}`).join(", ") +
-        ". Above zero the score rises.";
+      summary.textContent = summaryOf((loss) => found[loss].net[tail]);
     }
     return render;
   }
@@ -753,7 +938,7 @@
       .sort((a, b) => b - a); // few removed first
     let stop = stops.indexOf(data.shown);
 
-    /* Mean squared error over the pixels of removed patches, grey levels on a scale of 0 to 1. */
+    /* Mean squared error over the pixels of hidden patches, grey levels on a scale of 0 to 1. */
     function error(visible) {
       const kept = new Set(data.order.slice(0, visible));
       const prediction = data.reconstructions[visible];
@@ -772,18 +957,22 @@
     const controls = add(root, "div", { class: "livt-controls" });
     const removedSlider = slider(
       controls,
-      { name: "removed", label: "Removed patches", min: 0, max: stops.length - 1, value: stop },
+      { name: "removed", label: "Hidden patches", min: 0, max: stops.length - 1, value: stop },
       (position) => {
         stop = position;
         render();
       },
     );
-    const summary = liveText(root);
+    const summary = liveText(
+      root,
+      `Mask ratio 88.8 %, visible patches ${patches} of ${patches}, mean squared error over hidden patches 0.8888 (grey ` +
+        "levels from 0 to 1).",
+    );
     summary.append("Mask ratio ");
     const ratio = place(summary, "mask-ratio");
     summary.append(", visible patches ");
     const seen = place(summary, "visible");
-    summary.append(", mean squared error over removed patches ");
+    summary.append(", mean squared error over hidden patches ");
     const mse = place(summary, "mse");
     summary.append(" (grey levels from 0 to 1).");
     const panels = add(root, "div", { class: "livt-images" });
@@ -805,9 +994,9 @@
         add(svg, "path", { class: "livt-cut", d: `M0 ${y}H${width}` });
       return { svg, pixels };
     };
-    const [full, masked, rebuilt] = [panel("Original"), panel("What the encoder sees"), panel("Reconstruction")];
+    const [full, masked, rebuilt] = [panel("Original"), panel("Visible patches"), panel("Reconstruction")];
     const charts = add(root, "div", { class: "livt-charts" });
-    const errorBox = chartBox(charts, "Error over removed patches", [], true);
+    const errorBox = chartBox(charts, "Error over hidden patches", [], true);
 
     const grey = (value) => {
       const level = Math.round(Math.min(Math.max(value, 0), 255));
@@ -913,6 +1102,7 @@
     "profile-explorer": profileExplorer,
     "gradient-flow": gradientFlow,
     "mae-stepper": maeStepper,
+    "count-explorer": countExplorer,
     proof: proofSteps,
   };
 

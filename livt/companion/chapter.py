@@ -120,11 +120,14 @@ class Chapter:
 def open_chapter(namespace: MutableMapping[str, Any], **more: Any) -> Chapter:
     """Check a notebook's parameters and set the style of its figures; call it with ``globals()`` behind them.
 
-    Every chapter takes ``suite``, ``seeds`` (empty: those of the suite), ``device`` and ``jobs``; ``more`` gives the
-    kinds of others, as for :func:`check_parameters`. Raises ValueError for a parameter that is unknown or ill-typed.
+    A chapter that trains takes ``suite``, ``seeds`` (empty: those of the suite), ``device`` and ``jobs``; one that does
+    not may have ``suite`` alone. ``more`` gives the kinds of others, as for :func:`check_parameters`. Raises ValueError
+    for a parameter that is unknown or ill-typed.
     """
     kinds = {"suite": tuple(SUITES), "seeds": list[int], "device": ("auto", "cpu", "cuda"), "jobs": int}
-    parameters = check_parameters(namespace, **kinds, **more)
+    parameters = check_parameters(namespace, **{k: v for k, v in kinds.items() if k in namespace}, **more)
+    for name, value in {"seeds": [], "device": "auto", "jobs": 0}.items():
+        vars(parameters).setdefault(name, value)
     plots.use_style()
     on_gpu = parameters.device == "cuda" or (parameters.device == "auto" and torch.cuda.is_available())
     device = "cuda" if on_gpu else "cpu"

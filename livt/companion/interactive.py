@@ -12,19 +12,64 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from livt.companion.plots import COLOURS, static_image
-from livt.companion.published import LOSS_NAMES
+from livt.companion.plots import interactive as still
+from livt.companion.plots import static_image
 from livt.longtail import check_class_counts, exponential_counts
-from livt.losses import BalancedBinaryCrossEntropy, BalancedCrossEntropy, BinaryCrossEntropy, CrossEntropy
+from livt.losses import (
+    BalancedBinaryCrossEntropy,
+    BalancedCrossEntropy,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    balanced_bce_bias,
+)
 
 # Each pixel of a live image is an element of the page.
 MAX_PIXELS = 4096
+# Each class of a live profile has a slider, from one image to so many.
+MAX_IMAGES = 10_000
+
+
+def count_explorer(class_counts: Sequence[int] = (500, 158, 50, 16, 5)) -> str:
+    """Return the figure in which a reader drags the count of each class: its prior, its bias, and what is decided.
+
+    Class c is a unit Gaussian at 2 c on a line, and each loss decides as the minimiser of its population value does
+    (:func:`line_decisions`). Raises ValueError for fewer than two or more than eight classes, and counts outside 1 to
+    10,000.
+    """
+    counts = check_class_counts(class_counts)
+    if not 2 <= len(counts) <= 8 or (counts % 1).any() or counts.max() > MAX_IMAGES:
+        raise ValueError(f"give 2 to 8 classes of 1 to {MAX_IMAGES:,} images, not {list(class_counts)}")
+    place, chosen = line_decisions(counts)
+    rules = {"CE, BCE": chosen["bce"], "Bal-BCE": chosen["bal_bce"], "Bal-CE": chosen["bal_ce"]}
+    biases = balanced_bce_bias(counts).numpy()
+    alt = (
+        f"Priors and biases of {len(counts)} classes of {', '.join(f'{n:g}' for n in counts)} images; below, which "
+        "class is decided along a line: CE and BCE give most of it to large classes, Bal-BCE less, Bal-CE equal parts."
+    )
+    fallback = static_image(still.counts(counts.astype(int), biases, place, rules), alt)
+    data = {"counts": counts.astype(int).tolist()}
+    return _figure("count-explorer", "From counts to prior, bias and decision", data, fallback)
+
+
+def line_decisions(class_counts: ArrayLike) -> tuple[NDArray[np.float64], dict[str, NDArray[np.int64]]]:
+    """Return places on a line, [G], and the class decided at each, [G], by what minimises BCE, Bal-BCE and Bal-CE.
+
+    Class c is a unit Gaussian at 2 c; p(x | c) sums to one over the places. BCE, as CE, decides by the training
+    posterior; Bal-BCE by log p(x | c) - log p(x | not c), its bias dropped; Bal-CE by p(x | c).
+    """
+    counts = check_class_counts(class_counts)
+    centres = 2 * np.arange(len(counts))
+    place = -4 + 0.05 * np.arange(round((centres[-1] + 8) / 0.05)) + 0.0125  # no boundary of equal classes is a place
+    density = np.exp(-0.5 * (place[:, None] - centres) ** 2)
+    density /= density.sum(axis=0)
+    joint = counts * density
+    others = joint @ (1 - np.eye(len(counts))) / (counts.sum() - counts)  # p(x | not c)
+    scores = {"bce": joint, "bal_bce": density / others, "bal_ce": density}
+    return place, {rule: score.argmax(axis=1) for rule, score in scores.items()}
 
 
 def bias_explorer(
@@ -96,7 +141,14 @@ def gradient_flow(class_counts: Sequence[int] = (36, 16, 7, 3, 2), *, confidence
     noise = np.random.default_rng(seed).normal(scale=0.5, size=(int(counts.sum()), len(counts))).round(2)
     data = {"counts": counts.astype(int).tolist(), "noise": noise.tolist(), "confidence": confidence, "tau": 1.0}
     alt = "For each loss and class: how far the class's own images raise its score, how far the others lower it."
-    fallback = static_image(_draw_gradients(counts, noise, confidence), alt)
+    losses = {
+        "ce": CrossEntropy(),
+        "bal_ce": BalancedCrossEntropy(counts),
+        "bce": BinaryCrossEntropy(),
+        "bal_bce": BalancedBinaryCrossEntropy(counts),
+    }
+    forces = {name: class_forces(loss, counts, noise, confidence) for name, loss in losses.items()}
+    fallback = static_image(still.gradients(counts, forces), alt)
     return _figure("gradient-flow", "Gradient of each class over a toy batch", data, fallback)
 
 
@@ -172,7 +224,7 @@ def mae_stepper(
         f"Three images: the original; its {shown} visible patches of {patches}; "
         "the visible patches with the predicted ones around them."
     )
-    fallback = static_image(_draw_mae(image, mask, predicted[shown]), alt)
+    fallback = static_image(still.masked(image, mask, predicted[shown]), alt)
     return _figure("mae-stepper", "A masked autoencoder, step by step", data, fallback)
 
 
@@ -238,42 +290,3 @@ def _check_tau(tau: float) -> float:
     if not 0 <= tau <= 5:
         raise ValueError(f"tau must lie in 0 to 5, not {tau}")
     return float(tau)
-
-
-def _draw_gradients(counts: NDArray[np.float64], noise: NDArray[np.float64], confidence: float) -> Figure:
-    losses = {
-        "ce": CrossEntropy(),
-        "bal_ce": BalancedCrossEntropy(counts),
-        "bce": BinaryCrossEntropy(),
-        "bal_bce": BalancedBinaryCrossEntropy(counts),
-    }
-    figure, axes = plt.subplots(2, 2, figsize=(8.5, 5.4), sharex=True, sharey=True, layout="constrained")
-    place = np.arange(len(counts))
-    for axis, (name, loss) in zip(axes.flat, losses.items(), strict=True):
-        pull, push = class_forces(loss, counts, noise, confidence)
-        axis.bar(place, pull, color=COLOURS[name], edgecolor="0.25", label="own images")
-        axis.bar(place, push, color="white", edgecolor="0.25", label="other images")
-        axis.plot(place, pull + push, "D", color="0.1", markersize=5, label="sum")
-        axis.axhline(0, color="0.25", linewidth=0.8)
-        axis.set(title=LOSS_NAMES[name], xticks=place, xticklabels=counts.astype(int))
-    axis.legend(fontsize="small")
-    figure.supxlabel("images of the class in the batch")
-    figure.supylabel("force on the score, −∂L/∂z")
-    return figure
-
-
-def _draw_mae(image: NDArray, mask: NDArray[np.bool_], prediction: NDArray[np.float64]) -> Figure:
-    panels = {
-        "original": image,
-        "visible patches": np.ma.masked_where(mask, image),
-        "reconstruction": np.where(mask, prediction, image),
-    }
-    figure, axes = plt.subplots(
-        1, 3, figsize=(8.5, 8.5 / 3 * image.shape[0] / image.shape[1] + 0.6), layout="constrained"
-    )
-    for axis, (title, pixels) in zip(axes, panels.items(), strict=True):
-        axis.set_facecolor("#9ECAE1")
-        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-        axis.set(title=title, xticks=[], yticks=[])
-        axis.grid(False)
-    return figure

@@ -72,6 +72,11 @@ def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str
     return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
 
 
+def text(values: Sequence[float] | pd.Series, show: Show = "spread", *, digits: int = 1, signed: bool = False) -> str:
+    """Return as plain text, as ``number`` would, what no record has: one value per seed, nan where there is none."""
+    return _text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)
+
+
 def plain(text: str) -> str:
     """Return text without its HTML tags, for where only Markdown is read."""
     return re.sub(r"</?span[^>]*>", "", text)

@@ -37,8 +37,9 @@ TITLES = {"ImageNet-LT": "imagenet_lt", "iNaturalist 2018": "inat18", "Places-LT
 COUNTS = {
     title: np.sort(published(f"class_counts/{name}")["n_train"].to_numpy())[::-1] for title, name in TITLES.items()
 }
-PROFILES = {"ten": (5000, 10), "hundred": (500, 100)}
+PROFILES = {"ten": (5000, 10), "hundred": (500, 100), "thousand": (1280, 1000)}
 BATCH = (9, 4, 2, 1)
+LINE = (300, 60, 20, 6)
 PATCH = 2
 DIGITS = np.random.default_rng(0).integers(0, 256, (8, 16))
 ORDER = np.random.default_rng(1).permutation(32).tolist()
@@ -64,6 +65,7 @@ def figures() -> dict[str, str]:
             PROFILES, COUNTS, fallback=fallback("Biases against class rank.")
         ),
         "gradient-flow": interactive.gradient_flow(BATCH),
+        "count-explorer": interactive.count_explorer(LINE),
         "mae-stepper": interactive.mae_stepper(DIGITS, PREDICTED, ORDER, PATCH),
         "proof": interactive.proof("A proof", STEPS),
     }
@@ -274,7 +276,8 @@ def check_profile(root: Locator, counts) -> None:
         assert number(root, f"second-{row}") == pytest.approx(second[c], abs=EXACT)
     assert number(root, "margin-ce") == pytest.approx((ce[0] - ce[-1]).item(), abs=EXACT)
     assert number(root, "margin-bce") == pytest.approx((bce[0] - bce[-1]).item(), abs=EXACT)
-    assert number(root, "matters") == (second > 0.1).sum()
+    assert number(root, "matters") == (second - second[-1] > 0.1).sum()
+    assert number(root, "realised") == counts[0] / counts[-1]
 
 
 def test_dragging_the_imbalance_factor_gives_the_profile_of_livt(open_page):
@@ -297,6 +300,27 @@ def test_dragging_the_imbalance_factor_gives_the_profile_of_livt(open_page):
             check_profile(root, exponential_counts(largest, factor, classes))
     assert {1, 1.2, 500} <= seen
     assert len(seen) >= 5
+
+
+def test_a_tail_of_whole_images_gives_the_factor_that_is_there(open_page):
+    """500 asked of 1,000 classes of at most 1,280: int(1280 / 500) is 2 images, and 1280 / 2 is 640."""
+    root = figure(open_page(), "profile-explorer")
+    control(root, "profile").select_option("thousand")
+    set_slider(root, "imbalance-factor", control(root, "imbalance-factor").get_attribute("max"))
+    assert number(root, "imbalance-factor") == 500
+    assert number(root, "realised") == 640
+    assert "Imbalance factor 640 (of the 500 asked for, as images are whole), 1,000 classes" in text(root, "summary")
+    assert number(root, "margin-ce") == pytest.approx(math.log(640))
+
+
+def test_a_second_term_that_all_classes_have_alike_does_not_matter(open_page):
+    root = figure(open_page(), "profile-explorer")
+    press(root, "imbalance-factor", "Home")
+    assert number(root, "second-head") == pytest.approx(-math.log(0.9))
+    assert number(root, "matters") == 0
+    assert "All classes have the same second term, so it moves no decision." in text(root, "summary")
+    set_slider(root, "imbalance-factor", 90)
+    assert "It matters for the largest" in text(root, "summary")
 
 
 def test_real_counts_stand_still(open_page):
@@ -361,6 +385,49 @@ def test_gradient_sliders_follow_keys_and_mouse(open_page):
     assert number(root, "confidence") == pytest.approx(4, abs=0.26)
     assert number(root, "class0-net-ce") != before
     assert "Bal-BCE" in text(root, "summary")
+
+
+# ------------------------------------------------------------------------------------------------ counts
+
+
+def check_line(root: Locator, counts) -> None:
+    """Priors and biases of livt; decisions of the minimisers: log-odds of the posterior, with and without the bias."""
+    prior, bias = class_priors(counts), balanced_bce_bias(counts).numpy()
+    centres = 2 * np.arange(len(counts))
+    x = -4 + 0.05 * np.arange(round((centres[-1] + 8) / 0.05)) + 0.0125
+    density = np.exp(-0.5 * (x[:, None] - centres) ** 2)
+    density /= density.sum(axis=0)
+    posterior = prior * density / (density @ prior)[:, None]
+    rest = np.stack([np.delete(posterior, c, axis=1).sum(axis=1) for c in range(len(counts))], axis=1)
+    odds = np.log(posterior) - np.log(rest)
+    scores = {"bce": odds, "bal_bce": odds - bias, "bal_ce": np.log(posterior) - balanced_ce_bias(counts).numpy()}
+    root.locator("details").evaluate("e => (e.open = true)")
+    for c in range(len(counts)):
+        assert number(root, f"count{c + 1}") == counts[c]
+        assert number(root, f"class{c + 1}-pi") == pytest.approx(prior[c], rel=EXACT)
+        assert number(root, f"class{c + 1}-bias") == pytest.approx(bias[c], abs=EXACT)
+        for rule, score in scores.items():
+            share = 100 * density[score.argmax(axis=1) == c, c].sum()
+            assert number(root, f"class{c + 1}-{rule}") == pytest.approx(share, abs=1e-6), (c, rule)
+
+
+def test_dragging_a_count_moves_prior_bias_and_decision_as_livt_has_them(open_page):
+    root = figure(open_page(), "count-explorer")
+    check_line(root, np.array(LINE))
+    assert text(root, "summary").startswith("Class 4: 6 of 386 images")
+    drag(root, "count4", 0.75)
+    moved = number(root, "count4")
+    assert math.log10(moved) == pytest.approx(3, abs=0.1)
+    check_line(root, np.array([*LINE[:3], moved]))
+    press(root, "count1", "Home")
+    check_line(root, np.array([1, *LINE[1:3], moved]))
+    assert text(root, "summary").startswith("Class 1: 1 of")
+    best = number(root, "class1-bal_ce")
+    assert number(root, "class1-bce") < number(root, "class1-bal_bce") < best
+    press(root, "count1", "End")
+    assert text(root, "count1") == "10,000"
+    assert number(root, "class1-bal_ce") == best, "the best decision does not depend on the counts"
+    check_line(root, np.array([10_000, *LINE[1:3], moved]))
 
 
 # --------------------------------------------------------------------------------------------------- MAE
@@ -441,7 +508,7 @@ def test_all_lines_are_printed(open_page):
 def test_without_scripts_the_static_figures_stand(open_page):
     page = open_page(java_script_enabled=False)
     images = page.locator(".livt-fallback img")
-    assert images.count() == 4
+    assert images.count() == 5
     for image in images.all():
         assert image.is_visible()
         assert image.bounding_box()["width"] > 300
@@ -451,9 +518,9 @@ def test_without_scripts_the_static_figures_stand(open_page):
 def test_with_scripts_the_live_figures_take_their_place(open_page):
     page = open_page()
     assert not any(image.is_visible() for image in page.locator(".livt-fallback img").all())
-    assert page.locator(".livt-live").count() == 5
+    assert page.locator(".livt-live").count() == 6
     charts = page.locator("svg.livt-plot, svg.livt-pixels")
-    assert charts.count() == 14
+    assert charts.count() == 17
     for chart in charts.all():
         assert chart.is_visible()
         assert chart.get_attribute("role") == "img"
@@ -463,14 +530,26 @@ def test_with_scripts_the_live_figures_take_their_place(open_page):
 def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
     page = open_page()
     controls = page.locator("input, select")
-    assert controls.count() == 9
+    assert controls.count() == 9 + len(LINE)
     for element in controls.all():
         assert element.evaluate("e => e.labels.length === 1 && e.labels[0].textContent.length > 3")
     reached = set()
-    for _ in range(30):
+    for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.dataset.control ?? null"))
-    assert {"dataset", "rank", "pi", "tau", "profile", "confidence", "removed", "next", "all", "again"} <= reached
+    assert {
+        "dataset",
+        "rank",
+        "pi",
+        "tau",
+        "profile",
+        "confidence",
+        "count1",
+        "removed",
+        "next",
+        "all",
+        "again",
+    } <= reached
 
 
 def test_no_number_is_missing(open_page):
@@ -491,6 +570,38 @@ def test_figures_fit_a_phone(open_page):
         assert box["x"] + box["width"] <= PHONE_WIDTH
         drawn = float(chart.get_attribute("viewBox").split()[2])
         assert box["width"] / drawn > 0.95, "text shrunk with the drawing"
+
+
+@pytest.mark.parametrize("width", [1000, PHONE_WIDTH])
+def test_nothing_below_a_control_moves(open_page, width):
+    """A figure keeps its height at every place of its sliders: the page does not jump under the reader's hand."""
+    page = open_page(viewport={"width": width, "height": 900})
+    jumps = page.evaluate(
+        """() => {
+          const jumps = [];
+          for (const root of document.querySelectorAll(".livt-live")) {
+            const chosen = [...root.querySelectorAll("select")].at(0);
+            for (const option of chosen ? [...chosen.options] : [null]) {
+              if (option) { chosen.value = option.value; chosen.dispatchEvent(new Event("input")); }
+              const height = root.offsetHeight;
+              for (const slider of root.querySelectorAll("input")) {
+                const [low, high, before] = [Number(slider.min), Number(slider.max), slider.value];
+                for (let i = 0; i <= 24; i++) {
+                  slider.value = low + ((high - low) * i) / 24;
+                  slider.dispatchEvent(new Event("input"));
+                  if (root.offsetHeight !== height)
+                    jumps.push([root.dataset.kind, option?.value, slider.dataset.control, root.offsetHeight - height,
+                      root.querySelector(".livt-summary").textContent]);
+                }
+                slider.value = before;
+                slider.dispatchEvent(new Event("input"));
+              }
+            }
+          }
+          return jumps;
+        }"""
+    )
+    assert not jumps, jumps[:4]
 
 
 def test_charts_follow_the_width_of_the_page(open_page):

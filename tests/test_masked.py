@@ -1,0 +1,75 @@
+"""What the chapter on masked pretraining computes from stored weights, against the definitions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from livt.companion.masked import mean_guess, parts_of, probe_tokens, untrained_mae
+from livt.data.augment import Augment
+from livt.data.images import FileSplit
+from livt.data.sets import load_dataset
+from livt.lab.recipes import smoke
+
+RECIPE = smoke()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset(RECIPE.data)
+
+
+@pytest.fixture(scope="module")
+def augment(data):
+    return Augment(RECIPE.pretrain.augment, data.mean, data.std)
+
+
+def test_the_loss_of_means_is_that_of_a_model_that_predicts_zero(data, augment):
+    """Normalized patches have mean 0: the means are an answer of zeros, whose loss the model's own method gives."""
+    mae = untrained_mae(RECIPE)
+    images = augment.normalize(data.train.images[:50])
+    patches = mae.patchify(images).double()
+    nothing, everything = torch.zeros_like(patches), torch.ones(patches.shape[:2], dtype=torch.float64)
+    expected = mae.loss(patches, nothing, everything, normalize_targets=True).item()
+    assert mean_guess(mae, images) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_start_of_a_pretraining_is_that_of_its_seed():
+    first, again, other = (untrained_mae(replace(RECIPE, seed=seed)).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_neighbours_read_pixels_as_a_loop_over_test_images_does(data, augment):
+    found = probe_tokens(None, data, augment, untrained_mae(RECIPE))
+    grey = [normalize(augment.normalize(s.images)[:, 0].flatten(1), dim=1) for s in (data.train, data.evaluation)]
+    correct = 0
+    for x, label in zip(grey[1], data.evaluation.labels.tolist(), strict=True):
+        cosine = (grey[0] @ x).numpy()
+        nearest = np.argsort(-cosine)[:20]
+        votes = np.bincount(data.train.labels[nearest], np.exp(cosine[nearest] / 0.07), minlength=10)
+        correct += votes.argmax() == label
+    share = 100 * correct / len(data.evaluation.labels)
+    assert found["all patches", "knn"]["accuracy"] == pytest.approx(share, abs=0.3)  # float32 ties
+    assert found["mean patch", "knn"]["accuracy"] < share
+
+
+def test_an_encoder_is_read_by_both_probes_from_both_views(data, augment):
+    mae = untrained_mae(RECIPE)
+    found = probe_tokens(mae, data, augment, mae)
+    assert set(found) == {(view, probe) for view in ("mean patch", "all patches") for probe in ("knn", "linear")}
+    assert all(10 < scores["accuracy"] <= 100 for scores in found.values())
+
+
+def test_images_in_files_are_refused(data, augment):
+    files = FileSplit.__new__(FileSplit)
+    with pytest.raises(ValueError, match="the tokens of images in files do not fit into memory"):
+        probe_tokens(None, replace(data, train=files), augment, untrained_mae(RECIPE))
+
+
+def test_an_empty_group_is_nan():
+    found = parts_of({"knn_accuracy": 50.0, "knn_many": 60.0, "knn_medium": 40.0, "knn_few": None}, "knn")
+    assert np.isnan(found["few"])
+    assert found["medium"] == 40
