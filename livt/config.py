@@ -65,7 +65,7 @@ class _Section:
     """A part of a recipe: typed fields that convert to and from JSON."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
         for field in dataclasses.fields(self):
             value = _convert(getattr(self, field.name), hints[field.name], field.name)
             object.__setattr__(self, field.name, value)
@@ -96,7 +96,7 @@ class _Section:
 
 
 @functools.cache
-def _hints(section: type) -> dict[str, Any]:
+def _hints(section: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(section)
 
 

@@ -325,7 +325,7 @@ DAMAGE = {
     "weights claim": (weighed(header(HUGE) + bytes(8)), "does not hold weights"),
     "weights deep": (weighed(header(b'{"a":' * 5000 + b"1" + b"}" * 5000)), "does not hold weights"),
     "weights other dtype": (weighed(lambda t: t.update({k: v.double() for k, v in t.items()})), "as F64, not as F32"),
-    "weights missing": (weighed(lambda t: t.pop("head.bias")), "does not fit the model of its recipe: missing head.bias"),
+    "weights missing": (weighed(lambda t: t.pop("head.bias")), "not fit the model of its recipe: missing head.bias"),
     "weights more": (weighed(lambda t: t.update(more=ONE)), "unexpected 'more'"),
     "weights shape": (weighed(lambda t: t.update({"head.bias": torch.zeros(11)})), r"head.bias has shape \(11,\)"),
     "weights nan": (weighed(lambda t: t["head.bias"].fill_(float("nan"))), "numbers that are not finite"),
