@@ -14,7 +14,7 @@ from livt.companion.frames import judge, ledger
 from livt.companion.published import published
 from livt.companion.report import number
 from livt.companion.statistics import VERDICTS
-from livt.lab.experiments import COLUMNS, METRICS
+from livt.lab.results import COLUMNS, METRICS
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SIZES = ("femto", "pico", "micro")
