@@ -14,15 +14,15 @@ from livt.lab.recipes import smoke
 from livt.losses import find
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
-_PARTS: dict[str, type] = {
-    "id": str,
-    "stage": str,
-    "config": dict,
-    "metrics": list,
-    "result": dict,
-    "environment": dict,
+_PARTS = {
+    "id": "text",
+    "stage": "text",
+    "config": "object",
+    "metrics": "list",
+    "result": "object",
+    "environment": "object",
 }
-_WORDS = {str: "text", dict: "an object", list: "a list"}
+_TYPES: dict[str, type] = {"text": str, "object": dict, "list": list}
 
 
 class _Kind(NamedTuple):
@@ -103,8 +103,8 @@ def check_values(values: Any) -> None:
     if not isinstance(values, dict) or not _PARTS.keys() <= values.keys() <= _PARTS.keys() | {"proofs"}:
         raise ValueError(f"a record has {', '.join(_PARTS)}")
     for name, kind in _PARTS.items():
-        if not isinstance(values[name], kind):
-            raise ValueError(f"{name} is {_shown(values[name])}, not {_WORDS[kind]}")
+        if not isinstance(values[name], _TYPES[kind]):
+            raise ValueError(f"{name} is {_shown(values[name])}, not of type {kind}")
     for text in _texts(values):
         if len(text) > 1000 or not text.isprintable():
             raise ValueError(f"the text {_shown(text)} has characters that no record has, or is too long")

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from livt import distributed
 from livt.config import STAGES, Recipe, digest
+from livt.lab import orphans
 from livt.lab.check import RUN_ID, check_values
 from livt.lab.environment import environment, git_state
 from livt.lab.failures import RunError, cannot_write, explained
@@ -289,7 +290,8 @@ class RunStore:
             run = OpenRun(path, config, data_digest, code, self.tensorboard)
             if device and device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            yield run
+            with orphans.none():
+                yield run
         except (MemoryError, RuntimeError) as error:
             told = explained(error, path.name, config)
             if told is None:
