@@ -111,7 +111,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = check("pretrain", recipe, lambda store: None, Path(folder) / "pretrain")
         second = check(
-            "finetune", recipe, lambda store: train("pretrain", recipe, store, progress=False), Path(folder) / "finetune"
+            "finetune",
+            recipe,
+            lambda store: train("pretrain", recipe, store, progress=False),
+            Path(folder) / "finetune",
         )
     print(f"kill points: pretrain {first}, finetune {second}")
 
