@@ -638,8 +638,7 @@ def test_a_sweep_under_nohup_outlives_its_terminal():
         with _signals_raised():
             os.kill(os.getpid(), signal.SIGHUP)
             with pytest.raises(Ended, match="SIGTERM"):
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)
+                signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
