@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -145,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except KeyboardInterrupt as stop:
         hint = str(stop) or "the same command goes on from the last saved epoch"
-        print("\nlivt: interrupted" + (f"; {hint}" if options.command != "runs" else ""), file=sys.stderr)
-        return 130
+        with suppress(OSError):  # of a terminal that was closed
+            print("\nlivt: interrupted" + (f"; {hint}" if options.command != "runs" else ""), file=sys.stderr)
+        return getattr(stop, "status", 130)
     except BrokenPipeError:
         return 141
     except Exception as error:

@@ -9,6 +9,7 @@ and a lock makes two processes that ask for one run do the work once.
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import sys
@@ -27,7 +28,8 @@ from tqdm import tqdm
 
 from livt import distributed
 from livt.config import STAGES, Recipe, digest
-from livt.lab.check import RUN_ID, check_values
+from livt.lab import orphans
+from livt.lab.check import RUN_ID, check_rows, check_values
 from livt.lab.environment import environment, git_state
 from livt.lab.failures import RunError, cannot_write, explained
 from livt.lab.files import dump_json, flat, nan_to_none, parse_json, read_bytes, read_json, sha256, write_atomically
@@ -147,19 +149,33 @@ class OpenRun:
             own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
             if {name: tuple(value.shape) for name, value in state["model"].items()} != own:
                 raise ValueError("is of another model")
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            for number, moments in state["optimizer"]["state"].items():
-                if any(value.ndim and value.shape != parameters[number].shape for value in moments.values()):
-                    raise ValueError("is of another model")
-            sizes = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
-            if sizes != [len(group["params"]) for group in optimizer.param_groups]:
-                raise ValueError("is of another model")
-            if [row["epoch"] for row in state["metrics"]] != list(range(1, len(state["metrics"]) + 1)):
-                raise ValueError("counts its epochs wrongly")
-            float(state["wall_time_s"])
-        except (AttributeError, KeyError, IndexError, TypeError):
+            self._check_optimizer(state["optimizer"], optimizer)
+            rows = nan_to_none(state["metrics"])
+            check_rows(rows, self.config["stage"])
+            if len(rows) > self.config[self.config["stage"]]["epochs"]:
+                raise ValueError(f"has {len(rows)} epochs, more than its configuration")
+            times = (state["wall_time_s"], state.get("waited_s", 0.0))
+            if not all(isinstance(seconds, float) and 0 <= seconds < math.inf for seconds in times):
+                raise ValueError("is no saved state")
+        except (AttributeError, KeyError, IndexError, TypeError, RuntimeError):
             raise ValueError("is no saved state") from None
         return state
+
+    @staticmethod
+    def _check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """Raise ValueError, or an error of a missing or ill-typed part, where a state is not one of the optimizer's."""
+        own = optimizer.state_dict()["param_groups"]
+        # The learning rate is set anew for each step; all else follows from the recipe.
+        if [{**group, "lr": 0} for group in state["param_groups"]] != [{**group, "lr": 0} for group in own]:
+            raise ValueError("is of another optimizer")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, moments in state["state"].items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError("is of another optimizer")
+            if any(value.shape != parameters[number].shape for value in (moments["exp_avg"], moments["exp_avg_sq"])):
+                raise ValueError("is of another model")
+            if moments["step"].numel() != 1:
+                raise ValueError("is of another optimizer")
 
     def epochs(self, total: int, progress: bool) -> Iterator[int]:
         """Yield the epochs still to train, counted from 0, under a progress bar."""
@@ -289,7 +305,8 @@ class RunStore:
             run = OpenRun(path, config, data_digest, code, self.tensorboard)
             if device and device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            yield run
+            with orphans.none():
+                yield run
         except (MemoryError, RuntimeError) as error:
             told = explained(error, path.name, config)
             if told is None:
