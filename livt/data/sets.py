@@ -18,7 +18,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 
 from livt import distributed
-from livt.config import DATASETS, FILE_DATASETS, STAGES, DataConfig, Recipe
+from livt.config import FILE_DATASETS, STAGES, DataConfig, Recipe
 from livt.data.augment import Augment
 from livt.data.channels import moments, moments_of_files
 from livt.data.digits import digit_pairs, digits
@@ -132,8 +132,7 @@ def _tiny_imagenet_counts(config: DataConfig, available: NDArray[np.int64]) -> N
 
 def classes_of(config: DataConfig) -> int:
     """Return the number of classes of a data set; one's own are counted in its folder."""
-    known = config.name in DATASETS or config.name in FILE_DATASETS
-    return config.num_classes if known else len(read(config).classes)
+    return config.num_classes if config.is_known else len(read(config).classes)
 
 
 def check_fit(recipe: Recipe) -> None:
