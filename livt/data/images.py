@@ -44,8 +44,8 @@ class Split:
 class EncodedSplit:
     """The images of a Parquet file, encoded, and labels int64 [N].
 
-    encoded: reads the N values of its column ``image``, when they are needed. size: height and width that each image must have. fit: an image of another size is scaled to fill it, and its
-    centre cut out, instead of refused.
+    encoded: reads the N values of its column ``image``, when they are needed. size: height and width that each image
+    must have. fit: an image of another size is scaled to fill it, and its centre cut out, instead of refused.
     """
 
     path: Path

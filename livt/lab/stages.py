@@ -32,8 +32,8 @@ class Stage:
 
     train: a loop, called with recipe, images, the open run, ``device``, ``progress``, ``engine``, and the weights that
     it needs under the names that ``needs`` gives them, by the stage that hands them over. model: the untrained model
-    of a recipe for so many classes, whose weights the run keeps. gives: what the stage hands over, from the weights of its run. uses:
-    modules that the loop calls by a name of the recipe, as the loss.
+    of a recipe for so many classes, whose weights the run keeps. gives: what the stage hands over, from the weights of
+    its run. uses: modules that the loop calls by a name of the recipe, as the loss.
     """
 
     train: Callable[..., None]
