@@ -167,6 +167,11 @@ class DataConfig(_Section):
         )
 
     @property
+    def is_known(self) -> bool:
+        """Whether ``name`` is a data set that is known by its name."""
+        return self.name in DATASETS or self.name in FILE_DATASETS
+
+    @property
     def is_path(self) -> bool:
         """Whether ``name`` is the path of a folder: it contains a separator, or begins with ``.`` or ``~``."""
         return os.sep in self.name or self.name.startswith((".", "~"))

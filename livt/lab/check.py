@@ -159,7 +159,7 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
     if stage == "pretrain":
         _check(result, "the result", {"train_loss": _LOSS, "steps_per_epoch": _whole(1)}, {})
         return
-    classes = recipe.data.num_classes
+    classes = recipe.data.num_classes if recipe.data.is_known else _classes(result)
     by_class = {"per_class": _list(_or_null(_PERCENT), classes), "class_counts": _list(_whole(1), classes)}
     later = {"share_to_95": _PERCENT, "fresh": _or_null(_list(_TEXT))}
     _check(result, "the result", _SCORES | by_class, later)
@@ -169,6 +169,12 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
     bins = len(diagram["size"]) if isinstance(diagram, dict) and isinstance(diagram.get("size"), list) else None
     parts = {"size": _list(_whole(0)), **dict.fromkeys(("accuracy", "confidence"), _list(_or_null(_SHARE), bins))}
     _check(diagram, "reliability of the result", parts, {})
+
+
+def _classes(result: Mapping[str, Any]) -> int:
+    """Return the number of classes of images of one's own, which the recipe does not say."""
+    counts = result.get("class_counts")
+    return len(counts) if isinstance(counts, list) else 0
 
 
 def _check(values: Any, where: str, needed: Mapping[str, _Kind], optional: Mapping[str, _Kind]) -> None:

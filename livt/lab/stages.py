@@ -32,12 +32,12 @@ class Stage:
 
     train: a loop, called with recipe, images, the open run, ``device``, ``progress``, ``engine``, and the weights that
     it needs under the names that ``needs`` gives them, by the stage that hands them over. model: the untrained model
-    of a recipe, whose weights the run keeps. gives: what the stage hands over, from the weights of its run. uses:
-    modules that the loop calls by a name of the recipe, as the loss.
+    of a recipe for so many classes, whose weights the run keeps. gives: what the stage hands over, from the weights of
+    its run. uses: modules that the loop calls by a name of the recipe, as the loss.
     """
 
     train: Callable[..., None]
-    model: Callable[[Recipe], nn.Module]
+    model: Callable[[Recipe, int], nn.Module]
     needs: Mapping[str, str] = field(default_factory=dict)
     gives: Callable[[Weights], Weights] = dict
     uses: Callable[[Recipe], list[str]] = lambda recipe: []
@@ -53,10 +53,10 @@ def _loss_module(recipe: Recipe) -> list[str]:
 
 
 STAGES = {
-    "pretrain": Stage(train=pretrain, model=create_mae, gives=encoder_weights),
+    "pretrain": Stage(train=pretrain, model=lambda recipe, classes: create_mae(recipe), gives=encoder_weights),
     "finetune": Stage(
         train=finetune,
-        model=lambda recipe: create_classifier(recipe, recipe.data.num_classes),
+        model=create_classifier,
         needs={"pretrain": "encoder"},
         uses=_loss_module,
     ),
@@ -104,9 +104,10 @@ def load_weights(record: Record, store: RunStore) -> dict[str, Tensor]:
     """Return the weights of a run of the store. Raises RunError where they are not those of its recipe's model."""
     path = store.weights(record.id)
     recipe = recipe_of(record.stage, record.config)
+    classes = len(record.result.get("class_counts", ()))  # of images of one's own, the recipe does not say how many
     try:
         if recipe.pretrain is not None and recipe.pretrain.decoder_depth > MAX_BLOCKS:
             raise ValueError(f"cannot have the {recipe.pretrain.decoder_depth} decoder blocks of its recipe")
-        return read_weights(path, lambda: STAGES[record.stage].model(recipe))
+        return read_weights(path, lambda: STAGES[record.stage].model(recipe, classes))
     except (ValueError, OverflowError, RuntimeError) as error:  # a recipe can ask for more than a tensor can have
         raise RunError(f"{path} {error}: {damaged(path.parent)}") from None
