@@ -9,10 +9,10 @@ seed without a value (an empty shot group) drops out. The text shows, with ``dat
 - ``data-show="spread"``: mean ± sample standard deviation, the mean alone for one seed;
 - ``data-show="interval"``: the 95 % Student-t interval of the mean, "low to high";
 
-with ``data-signed`` a "+" before what is positive, and "-" for what does not exist. A click on the number shows more,
-which is compared too: ``data-seeds``, the seed of each run; ``data-arms``, a name for each term; and ``data-values``, for
-each term the metric of each run, null where it has none, with one decimal more than the text. All is computed here anew,
-without ``livt.companion.report``, which made it.
+with ``data-signed`` a "+" before what is positive, and "-" for what does not exist. A click on the
+number shows more, which is compared too: ``data-seeds``, the seed of each run; ``data-arms``, a name for each term; and
+``data-values``, for each term the metric of each run, null where it has none, with one decimal more than the text. The
+build computes all of it anew here, without ``livt.companion.report``, which made it.
 """
 
 import json

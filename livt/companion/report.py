@@ -9,6 +9,7 @@ from html import escape
 from math import isnan
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from livt.companion.statistics import Estimate, estimate
@@ -44,7 +45,7 @@ def number(
         part = own.part.iloc[0] if seeds else ""
         terms.append([weight, f"{part}.{metric}" if part else metric, own.run.tolist()])
         parts.append(own[metric].tolist())
-    values = [sum(w * value for w, value in zip(weights.values(), of_seed, strict=True)) for of_seed in zip(*parts)]
+    values = np.array(list(weights.values())) @ np.array(parts, dtype=float)
     attributes = {
         "data-terms": terms,
         "data-arms": [arm_title(arm) for arm in weights],

@@ -1,4 +1,4 @@
-"""A measured number leads to its runs: a button that opens a box with the value of each arm and seed, by mouse and key."""
+"""A measured number leads to its runs: a button opens a box with the value of each arm and seed, by mouse or key."""
 
 from __future__ import annotations
 
@@ -60,11 +60,8 @@ def test_a_number_becomes_a_button_that_keeps_what_it_shows(page: Page) -> None:
     button = page.locator("#sentence button")
     assert button.inner_text() == "+75.2 ± 0.3"
     assert button.get_attribute("aria-expanded") == "false"
-    assert json.loads(button.get_attribute("data-terms") or "")[1] == [
-        -1,
-        "accuracy",
-        [IDS["bce", s] for s in range(3)],
-    ]
+    terms = json.loads(button.get_attribute("data-terms") or "")
+    assert terms[1] == [-1, "accuracy", [IDS["bce", seed] for seed in range(3)]]
     assert page.locator("span[data-terms]").count() == 0
 
 
