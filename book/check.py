@@ -9,12 +9,15 @@ seed without a value (an empty shot group) drops out. The text shows, with ``dat
 - ``data-show="spread"``: mean ± sample standard deviation, the mean alone for one seed;
 - ``data-show="interval"``: the 95 % Student-t interval of the mean, "low to high";
 
-with ``data-signed`` a "+" before what is positive, and "-" for what does not exist. The numbers are computed here anew,
-without ``livt.report``, which made the text.
+with ``data-signed`` a "+" before what is positive, and "-" for what does not exist. A click on the
+number shows more, which is compared too: ``data-seeds``, the seed of each run; ``data-arms``, a name for each term; and
+``data-values``, for each term the metric of each run, null where it has none, with one decimal more than the text. The
+build computes all of it anew here, without ``livt.companion.report``, which made it.
 """
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,6 +31,7 @@ from scipy import stats
 from livt.lab.failures import RunError
 from livt.lab.find import mixed_code
 from livt.lab.runs import Record, RunStore
+from livt.losses import LOSSES
 
 # Sums in another order differ by less than this; a text is right for any value so close.
 ROUNDING = 1e-9
@@ -77,6 +81,7 @@ def check_html(text: str, load: Callable[[str], Record], known: Collection[Recor
         try:
             terms = read_terms(str(element["data-terms"]))
             allowed = texts(values_of(terms, load), element)
+            problems += [f"{shown!r} {problem}" for problem in check_parts(terms, element, load)]
             table = tables.setdefault(id(element.find_parent("table")), {})
             table |= {run: load(run) for _, _, runs in terms for run in runs}
         except (TermsError, RunError) as error:
@@ -115,6 +120,38 @@ def values_of(terms: Sequence[tuple[float, str, Sequence[str]]], load: Callable[
         pairs = zip(terms, records, strict=True)
         values.append(sum(weight * metric_of(record, metric) for (weight, metric, _), record in pairs))
     return np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+
+
+def check_parts(
+    terms: Sequence[tuple[float, str, Sequence[str]]], element: Tag, load: Callable[[str], Record]
+) -> list[str]:
+    """Return a line for each seed, arm and value of a number's attributes that its records do not have."""
+    seeds, arms, values = read_parts(element)
+    own = [load(run).config["seed"] for run in terms[0][2]]
+    problems = [] if seeds == own else [f"names the seeds {seeds}, the records have {own}"]
+    if [len(arms), *map(len, values)] != [len(terms), *(len(runs) for _, _, runs in terms)]:
+        return [*problems, f"has {len(arms)} arms and {list(map(len, values))} values for its terms"]
+    near = 0.5 * 10.0 ** -(int(str(element.get("data-digits", "1"))) + 1) + ROUNDING
+    for (_, metric, runs), arm, shown in zip(terms, arms, values, strict=True):
+        for run, value in zip(runs, shown, strict=True):
+            record = load(run)
+            found = metric_of(record, metric)
+            if math.isnan(found) != math.isnan(value) or abs(value - found) > near:
+                problems.append(f"gives {run} the value {value}, its record has {found:.4f}")
+            loss = record.config.get("finetune", {}).get("loss")
+            others = {other.title for name, other in LOSSES.items() if name != loss} if loss else set()
+            if others & set(re.findall(r"[\w-]+", arm)):
+                problems.append(f"calls {run} {arm!r}, its loss is {loss}")
+    return problems
+
+
+def read_parts(element: Tag) -> tuple[list[int], list[str], list[list[float]]]:
+    """Return a number's seeds, the names of its terms, and the value of each term and seed, nan for null."""
+    try:
+        seeds, arms, values = (list(json.loads(str(element[f"data-{name}"]))) for name in ("seeds", "arms", "values"))
+        return seeds, list(map(str, arms)), [[math.nan if v is None else float(v) for v in own] for own in values]
+    except (KeyError, ValueError, TypeError):
+        raise TermsError("data-seeds, data-arms or data-values is missing or no list") from None
 
 
 def metric_of(record: Record, path: str) -> float:

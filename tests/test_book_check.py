@@ -8,10 +8,14 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from livt.companion.report import number
 from livt.lab.failures import RunError
+from livt.lab.results import COLUMNS
 from livt.lab.runs import Record
 
 SPEC = importlib.util.spec_from_file_location("check", Path(__file__).parents[1] / "book" / "check.py")
@@ -20,6 +24,8 @@ SPEC.loader.exec_module(check)
 
 ACCURACY = {"a": [60.0, 61.5, 63.0], "b": [50.0, 50.5, 51.0]}
 FEW = [10.0, None, 20.0]
+LOSS = {"a": "bal_bce", "b": "bce"}
+TITLE = {"a": "Bal-BCE", "b": "BCE"}
 
 
 class Store:
@@ -30,10 +36,10 @@ class Store:
             f"{name}{seed}": Record(
                 id=f"{name}{seed}",
                 stage="finetune",
-                config={"seed": seed},
+                config={"seed": seed, "finetune": {"loss": LOSS[name]}},
                 metrics=[],
                 result={"accuracy": accuracy, "posthoc": {"few": FEW[seed]}, "group": {"none": None}},
-                environment={},
+                environment={"code": "one"},
             )
             for name, accuracies in ACCURACY.items()
             for seed, accuracy in enumerate(accuracies)
@@ -57,14 +63,29 @@ A_MINUS_B = [[1, "accuracy", runs("a")], [-1, "accuracy", runs("b")]]
 
 
 def checked(tmp_path, text, terms, kind="text/html", **attributes):
-    """Check a notebook with one displayed number; return the count and the problems."""
+    """Check a notebook with one displayed number; return the count and the problems.
+
+    Attributes that are not given are those that the terms' own runs have, as far as they are in the store.
+    """
+    attributes = (parts(terms) if not isinstance(terms, str) else {}) | attributes
     terms = terms if isinstance(terms, str) else json.dumps(terms)
-    given = "".join(f' data-{name}="{value}"' for name, value in attributes.items())
+    given = "".join(f" data-{name}='{value}'" for name, value in attributes.items())
     page = f"<table><tr><td>1.0</td><td data-terms='{terms}'{given}>{text}</td></tr></table>"
     outputs = [new_output("display_data", {kind: page, "text/plain": "-"})]
     path = tmp_path / "page.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("show()", outputs=outputs)]), path)
     return check.check_notebooks([path], check.reader(Store(), {}))
+
+
+def parts(terms):
+    values = {"accuracy": ACCURACY, "posthoc.few": {"a": FEW, "b": FEW}}
+    return {
+        "seeds": json.dumps([int(run[1:]) for run in terms[0][2]]),
+        "arms": json.dumps([TITLE[run[0][0]] if run else "a" for _, _, run in terms]),
+        "values": json.dumps(
+            [[values.get(metric, ACCURACY)[run[0]][int(run[1:]) % 3] for run in ids] for _, metric, ids in terms]
+        ),
+    }
 
 
 @pytest.mark.parametrize(
@@ -88,6 +109,55 @@ def checked(tmp_path, text, terms, kind="text/html", **attributes):
 def test_right_numbers_pass(text, terms, attributes, tmp_path):
     assert checked(tmp_path, text, terms, **attributes) == (1, [])
     assert checked(tmp_path, text, terms, kind="text/markdown", **attributes) == (1, [])
+
+
+SHOWN = "11.0 ± 1.0"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"seeds": "[1, 2, 3]"}, r"names the seeds \[1, 2, 3\], the records have \[0, 1, 2\]"),
+        ({"seeds": "[0, 1]"}, "names the seeds"),
+        ({"values": "[[60, 61.5, 63], [50, 50.5, 51.01]]"}, "gives b2 the value 51.01, its record has 51.0000"),
+        ({"values": "[[60, 61.5, 63], [50, 50.5, null]]"}, "gives b2 the value nan, its record has 51.0000"),
+        ({"values": "[[60, 61.5, 63], [50, 50.5]]"}, r"has 2 arms and \[3, 2\] values"),
+        ({"arms": '["Bal-BCE"]'}, "has 1 arms"),
+        ({"arms": '["Bal-BCE", "pico/15/CE, zero start"]'}, "calls b0 'pico/15/CE, zero start', its loss is bce"),
+        ({"arms": '["BCE", "BCE"]'}, "calls a0 'BCE', its loss is bal_bce"),
+        ({"arms": "Bal-BCE"}, "cannot be checked: data-seeds, data-arms or data-values is missing or no list"),
+        ({"values": "[1, 2]"}, "cannot be checked: data-seeds"),
+    ],
+)
+def test_what_a_click_shows_is_compared_too(attributes, message, tmp_path):
+    assert checked(tmp_path, SHOWN, A_MINUS_B, show="spread") == (1, [])
+    near = {"values": "[[60.004, 61.5, 63], [50, 50.496, 51]]", "arms": '["small/Bal-BCE, from the start", "b"]'}
+    assert checked(tmp_path, SHOWN, A_MINUS_B, show="spread", **near) == (1, [])
+    count, problems = checked(tmp_path, SHOWN, A_MINUS_B, show="spread", **attributes)
+    assert count == 1
+    assert any(re.search(message, problem) for problem in problems), problems
+
+
+def test_a_seed_without_a_value_is_null(tmp_path):
+    terms = [[1, "posthoc.few", runs("a")]]
+    assert checked(tmp_path, "15.0 ± 7.1", terms, show="spread", values="[[10, null, 20]]") == (1, [])
+    _, problems = checked(tmp_path, "15.0 ± 7.1", terms, show="spread", values="[[10, 0, 20]]")
+    assert "gives a1 the value 0.0, its record has nan" in problems[0]
+
+
+def test_the_attributes_that_the_package_writes_pass():
+    """The number as ``livt.companion.report`` writes it, seeds, arms and values with it."""
+    rows = [
+        dict.fromkeys(COLUMNS, "") | {"arm": LOSS[name], "seed": seed, "accuracy": value, "run": f"{name}{seed}"}
+        for name, own in ACCURACY.items()
+        for seed, value in enumerate(own)
+    ]
+    html = number(pd.DataFrame(rows), {"bal_bce": 1, "bce": -1}, "accuracy", signed=True)
+    assert check.check_html(html, Store().load) == (1, [])
+    element = BeautifulSoup(html, "html.parser").span
+    assert json.loads(element["data-arms"]) == ["Bal-BCE", "BCE"]
+    assert json.loads(element["data-seeds"]) == [0, 1, 2]
+    assert json.loads(element["data-values"]) == [ACCURACY["a"], ACCURACY["b"]]
 
 
 def test_the_interval_is_that_of_student(tmp_path):

@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import isnan
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from livt.companion.statistics import Estimate, estimate
+from livt.losses import LOSSES
 
 Show = Literal["mean", "spread", "interval"]
 
@@ -24,7 +27,7 @@ def number(
     digits: int = 1,
     signed: bool = False,
 ) -> str:
-    """Return a measured number as HTML that names the runs behind it, so that the book's build can check it.
+    """Return a measured number as HTML with the runs, arms, seeds and values behind it, which the build checks.
 
     measured: rows as from ``results``. ``weights``: the number is the sum of ``weights[arm] * metric`` within one seed;
     a single arm's name stands for weight 1. ``show``: the mean over seeds, the mean ± standard deviation ("spread"), or
@@ -35,23 +38,40 @@ def number(
     rows = measured[measured.arm.isin(list(weights))].set_index(["seed", "arm"]).sort_index()
     if rows.index.has_duplicates:
         raise ValueError(f"two runs of one arm and seed: {rows.index[rows.index.duplicated()][0]}")
-    values: list[float] = []
-    terms: list[tuple[float, str, list[str]]] = [(weight, arm, []) for arm, weight in weights.items()]
-    for seed in sorted(measured.seed.unique()):
-        if all((seed, arm) in rows.index for arm in weights):
-            values.append(sum(w * rows.at[(seed, arm), metric] for arm, w in weights.items()))
-            for _, arm, ids in terms:
-                ids.append(rows.at[(seed, arm), "run"])
-    data = []
-    for weight, arm, ids in terms:
-        parts = rows.xs(arm, level="arm").part.unique() if ids else [""]
-        data.append([weight, f"{parts[0]}.{metric}" if parts[0] else metric, ids])
-    text = _text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)
-    attributes = {"data-terms": json.dumps(data, separators=(",", ":")), "data-show": show}
-    attributes |= {"data-digits": str(digits)} if digits != 1 else {}
+    seeds = [seed for seed in sorted(measured.seed.unique()) if all((seed, arm) in rows.index for arm in weights)]
+    terms, parts = [], []
+    for arm, weight in weights.items():
+        own = rows.loc[[(seed, arm) for seed in seeds]]
+        part = own.part.iloc[0] if seeds else ""
+        terms.append([weight, f"{part}.{metric}" if part else metric, own.run.tolist()])
+        parts.append(own[metric].tolist())
+    values = np.array(list(weights.values())) @ np.array(parts, dtype=float)
+    attributes = {
+        "data-terms": terms,
+        "data-arms": [arm_title(arm) for arm in weights],
+        "data-seeds": [int(seed) for seed in seeds],
+        "data-values": [[None if isnan(value) else round(value, digits + 1) for value in own] for own in parts],
+        "data-show": show,
+    }
+    attributes |= {"data-digits": digits} if digits != 1 else {}
     attributes |= {"data-signed": "true"} if signed else {}
-    written = " ".join(f"{name}='{value}'" for name, value in attributes.items())
-    return f"<span {written}>{text}</span>"
+    written = " ".join(f"{name}='{_attribute(value)}'" for name, value in attributes.items())
+    return f"<span {written}>{_text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)}</span>"
+
+
+def arm_title(arm: str) -> str:
+    """Return an arm's name with its loss as the book writes it.
+
+    >>> arm_title("pico/15/bal_bce, zero start")
+    'pico/15/Bal-BCE, zero start'
+    """
+    return re.sub(r"\w+", lambda word: LOSSES[word[0]].title if word[0] in LOSSES else word[0], arm)
+
+
+def _attribute(value: object) -> str:
+    """Return what stands between single quotes: JSON, or a text as it is."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return escape(text, quote=False).replace("'", "&#x27;")
 
 
 def spread(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
