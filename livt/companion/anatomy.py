@@ -110,7 +110,7 @@ def parts_of(split: Split, metrics: Mapping[str, str]) -> dict[str, dict[str, di
 
 def split_column(split: Split, where: str, losses: Iterable[str]) -> dict[tuple[str, str], str]:
     """Return where each loss starts, its steps, their total, and the check, as HTML by loss and row."""
-    column = {}
+    column: dict[tuple[str, str], str] = {}
     for loss in losses:
         measured, last = split.measured, f"{where}/{STAGES[loss][-1]}"
         plain, balanced = LOSS_NAMES[loss], LOSS_NAMES[f"bal_{loss}"]
