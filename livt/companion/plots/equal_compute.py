@@ -1,6 +1,7 @@
 """The figure of the chapter on equal compute: accuracy against all that was spent until then."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
