@@ -514,7 +514,7 @@ def test_all_lines_are_printed(open_page):
 def test_without_scripts_the_static_figures_stand(open_page):
     page = open_page(java_script_enabled=False)
     images = page.locator(".livt-fallback img")
-    assert images.count() == 4
+    assert images.count() == 5
     for image in images.all():
         assert image.is_visible()
         assert image.bounding_box()["width"] > 300
@@ -524,9 +524,9 @@ def test_without_scripts_the_static_figures_stand(open_page):
 def test_with_scripts_the_live_figures_take_their_place(open_page):
     page = open_page()
     assert not any(image.is_visible() for image in page.locator(".livt-fallback img").all())
-    assert page.locator(".livt-live").count() == 5
+    assert page.locator(".livt-live").count() == 6
     charts = page.locator("svg.livt-plot, svg.livt-pixels")
-    assert charts.count() == 14
+    assert charts.count() == 15
     for chart in charts.all():
         assert chart.is_visible()
         assert chart.get_attribute("role") == "img"
@@ -536,14 +536,15 @@ def test_with_scripts_the_live_figures_take_their_place(open_page):
 def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
     page = open_page()
     controls = page.locator("input, select")
-    assert controls.count() == 9
+    assert controls.count() == 14
     for element in controls.all():
         assert element.evaluate("e => e.labels.length === 1 && e.labels[0].textContent.length > 3")
     reached = set()
-    for _ in range(30):
+    for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.dataset.control ?? null"))
     assert {"dataset", "rank", "pi", "tau", "profile", "confidence", "removed", "next", "all", "again"} <= reached
+    assert {"data", "group", "start", "removal"} <= reached
 
 
 def test_no_number_is_missing(open_page):

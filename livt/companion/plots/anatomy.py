@@ -1,6 +1,7 @@
 """The figures of the chapter on the anatomy of Bal-BCE."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,22 +28,28 @@ def stages(measured: pd.DataFrame, columns: Mapping[str, str], losses: Iterable[
         for loss, shift in zip(losses, (-0.06, 0.06), strict=False):
             arms = STAGES[loss] if loss == "bce" else (STAGES[loss][0], *STAGES[loss])  # a softmax: 1/2 is 1/C
             values = [of_arm.get(f"{where}/{arm}", pd.Series(dtype=float)) for arm in arms]
-            style = {"color": COLOURS[loss], "linestyle": DASHES[loss], "linewidth": 1.8}
+            style: dict[str, Any] = {"color": COLOURS[loss], "linestyle": DASHES[loss], "linewidth": 1.8}
             axis.plot([i + shift for i in range(4)], [v.mean() for v in values], **style)
             marks[LOSS_NAMES[loss]] = Line2D([], [], marker="o", markeredgecolor="0.2", **style)
             for i, dots in enumerate(values):
                 axis.plot([i + shift] * len(dots), dots, "o", color=COLOURS[loss], markersize=4, markeredgecolor="0.2")
             balanced = f"bal_{loss}"
-            diamonds = {"marker": "D", "markeredgecolor": "0.2", "linestyle": "", "markersize": 5}
+            diamonds: dict[str, Any] = {"marker": "D", "markeredgecolor": "0.2", "linestyle": "", "markersize": 5}
             direct = of_arm.get(f"{where}/{balanced}, zero start", ())
             axis.plot([3.35 + shift] * len(direct), direct, color=COLOURS[balanced], **diamonds)
             marks[f"{LOSS_NAMES[balanced]}, trained"] = Line2D([], [], color=COLOURS[balanced], **diamonds)
-        hollow = {"marker": "s", "color": COLOURS["bce"], "markerfacecolor": "white", "linestyle": "", "markersize": 5}
+        hollow: dict[str, Any] = {
+            "marker": "s",
+            "color": COLOURS["bce"],
+            "markerfacecolor": "white",
+            "linestyle": "",
+            "markersize": 5,
+        }
         other = of_arm.get(f"{where}/bce, uniform start, removed", ())
         axis.plot([2.75] * len(other), other, **hollow)
         marks["BCE from 1/C, removed"] = Line2D([], [], **hollow)
         axis.axhline(chance, color="0.4", linewidth=1)
-        note = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
+        note: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
         axis.annotate("chance", (3.5, chance), xytext=(0, 3), **note)
         axis.set(title=title, xlim=(-0.3, 3.6), ylim=(0, 102), xlabel="start of the classifier", ylabel="accuracy [%]")
         axis.set_xticks(range(4), names)

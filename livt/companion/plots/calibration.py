@@ -1,6 +1,7 @@
 """The figures of the chapter on calibration."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -81,7 +82,7 @@ def ece_by_accuracy(panels: Mapping[str, pd.DataFrame]) -> Figure:
         for (loss, _), one in curves.groupby(["loss", "seed"]):
             axis.plot(one.accuracy, one.ece, color=COLOURS[loss], linestyle=DASHES[loss], linewidth=1.3)
             last = one.iloc[-1]
-            dot = {"color": COLOURS[loss], "markeredgecolor": "0.15", "markersize": 6, "zorder": 3}
+            dot: dict[str, Any] = {"color": COLOURS[loss], "markeredgecolor": "0.15", "markersize": 6, "zorder": 3}
             axis.plot(last.accuracy, last.ece, "o", **dot)
         axis.plot([0, 100], [100, 0], color="0.4", linewidth=1)
         axis.set(title=title, xlim=(0, 100), ylim=(0, top), xlabel="test accuracy [%]", ylabel="ECE [%]")

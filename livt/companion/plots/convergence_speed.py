@@ -1,6 +1,7 @@
 """The figures of the chapter on convergence."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from livt.companion.plots import COLOURS, DASHES, grid
 from livt.companion.published import LOSS_NAMES
 
 # Of the released logs: a colour for the data, a dash for the resolution.
-LOG_STYLES = {
+LOG_STYLES: dict[str, tuple[str, Any]] = {
     "ImageNet-LT, 224 px": ("#009E73", "-"),
     "ImageNet-LT, 384 px": ("#009E73", (0, (4, 2))),
     "iNat18, 224 px": ("#CC79A7", "-"),
@@ -30,7 +31,7 @@ def accuracy(panels: Mapping[str, tuple[pd.DataFrame, float]], logs: Mapping[str
     for axis, (title, (curves, chance)) in zip(axes, panels.items(), strict=False):
         _losses(axis, curves, "accuracy")
         axis.axhline(chance, color="0.4", linewidth=1)
-        note = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
+        note: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
         axis.annotate("chance", (100, chance), xytext=(0, 3), **note)
         axis.set(title=title, ylabel="test accuracy [%]")
     for title, log in logs.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -39,7 +40,7 @@ def accuracy_by_size(panels: Mapping[str, Sizes]) -> Figure:
         axis.set(title=title, xlabel="parameters of the classifier", ylim=(0, 102), ylabel="accuracy [%]")
         if panel.chance is not None:
             axis.axhline(panel.chance, color="0.4", linewidth=1)
-            note = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
+            note: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 9}
             axis.annotate("chance", (axis.get_xlim()[1], panel.chance), xytext=(-3, 3), **note)
     figure.legend(_marks(), list(LOSS_NAMES.values()), loc="outside lower center", ncols=4)
     return figure
@@ -47,7 +48,7 @@ def accuracy_by_size(panels: Mapping[str, Sizes]) -> Figure:
 
 def groups_by_size(panels: Mapping[str, Sizes], metrics: Sequence[str]) -> Figure:
     """Draw metrics against model size: a column for each metric, a row for each panel; ECE has an axis of its own."""
-    shape = {"figsize": (WIDTH, 1.9 * len(panels) + 0.5), "layout": "constrained", "squeeze": False}
+    shape: dict[str, Any] = {"figsize": (WIDTH, 1.9 * len(panels) + 0.5), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(len(panels), len(metrics), **shape)
     top = {m: 103 if m != "ece" else 1.1 * max(p.frame[m].max() for p in panels.values()) for m in metrics}
     for row, (title, panel) in zip(axes, panels.items(), strict=True):
@@ -65,7 +66,7 @@ def _draw(axis: Axes, panel: Sizes, metric: str) -> None:
     for i, loss in enumerate(LOSS_NAMES):  # side by side at each size
         one, aside = frame[frame.loss == loss], 1.06 ** (i - 1.5)
         mean = one.groupby("parameters")[metric].mean()
-        style = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4}
+        style: dict[str, Any] = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4}
         if "seed" in frame:
             axis.plot(one.parameters * aside, one[metric], linestyle="", alpha=0.6, **style)
             style["marker"] = ""
