@@ -1130,7 +1130,7 @@
     removal.addEventListener("input", () => change({ removal: removal.checked }));
     const tauSlider = slider(
       controls,
-      { name: "tau", label: "Strength τ of what is subtracted", min: 0, max: strengths().length - 1, value: 0 },
+      { name: "tau", label: "Strength τ subtracted", min: 0, max: strengths().length - 1, value: 0 },
       (i) => change({ tau: strengths()[i] }),
     );
     const summary = liveText(root);
@@ -1189,7 +1189,7 @@
             const [low, high] = [Math.min(from, to), Math.max(from, to)];
             const place = { x: sx(i) - width / 2, y: sy(high), width, height: Math.max(sy(low) - sy(high), 1) };
             add(plot, "rect", { class: `livt-bar ${styles[i]}`, ...place });
-            if (i < 4) add(plot, "path", { class: "livt-threshold", d: `M${sx(i) + width / 2} ${sy(to)}H${sx(i + 1)}` });
+            if (i < 4) add(plot, "path", { class: "livt-threshold", d: `M${sx(i) + width / 2} ${sy(to)}H${sx(i + 1) - width / 2}` });
           });
         },
       });

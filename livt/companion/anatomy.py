@@ -115,7 +115,8 @@ def split_column(split: Split, where: str, losses: Iterable[str]) -> dict[tuple[
         measured, last = split.measured, f"{where}/{STAGES[loss][-1]}"
         plain, balanced = LOSS_NAMES[loss], LOSS_NAMES[f"bal_{loss}"]
         check = {f"{where}/bal_{loss}, zero start": 1, last: -1}
-        rows = {f"{plain}, start at 1/2": number(measured, f"{where}/{STAGES[loss][0]}", "accuracy")}
+        first = "1/2" if loss == "bce" else "1/C"  # a softmax of zeros
+        rows = {f"{plain}, start at {first}": number(measured, f"{where}/{STAGES[loss][0]}", "accuracy")}
         for step, weights in steps(where, loss).items():
             mark = "=" if step == "total gain" else "+"
             rows[f"{mark} {step}"] = number(measured, weights, "accuracy", signed=True)

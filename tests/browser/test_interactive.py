@@ -591,9 +591,9 @@ def test_without_scripts_the_static_figures_stand(open_page):
 def test_with_scripts_the_live_figures_take_their_place(open_page):
     page = open_page()
     assert not any(image.is_visible() for image in page.locator(".livt-fallback img").all())
-    assert page.locator(".livt-live").count() == 6
+    assert page.locator(".livt-live").count() == 7
     charts = page.locator("svg.livt-plot, svg.livt-pixels")
-    assert charts.count() == 17
+    assert charts.count() == 18
     for chart in charts.all():
         assert chart.is_visible()
         assert chart.get_attribute("role") == "img"
@@ -603,7 +603,7 @@ def test_with_scripts_the_live_figures_take_their_place(open_page):
 def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
     page = open_page()
     controls = page.locator("input, select")
-    assert controls.count() == 9 + len(LINE)
+    assert controls.count() == 14 + len(LINE)
     for element in controls.all():
         assert element.evaluate("e => e.labels.length === 1 && e.labels[0].textContent.length > 3")
     reached = set()
@@ -623,6 +623,7 @@ def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
         "all",
         "again",
     } <= reached
+    assert {"data", "group", "start", "removal"} <= reached
 
 
 def test_no_number_is_missing(open_page):
