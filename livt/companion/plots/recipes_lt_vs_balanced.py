@@ -55,7 +55,7 @@ def changes(panels: Mapping[str, pd.DataFrame]) -> Figure:
         for i, name in enumerate(NAMES):
             wide = frame[frame.recipe == name].pivot(index="group", columns="seed", values="change").reindex(present)
             x, colour = np.arange(len(present)) + 0.26 * (i - 1), STYLES[name]["color"]
-            fill = {"facecolor": "white" if name == "vit" else colour, "hatch": HATCHES[name]}
+            fill: dict[str, Any] = {"facecolor": "white" if name == "vit" else colour, "hatch": HATCHES[name]}
             axis.bar(x, wide.mean(axis=1), width=0.24, edgecolor="0.1", label=NAMES[name], alpha=0.6, **fill)
             for seed in wide:
                 axis.plot(x, wide[seed], linestyle="", marker=STYLES[name]["marker"], color="0.1", markersize=3)
