@@ -104,20 +104,17 @@ def _weights(source: str, stage: str, store: RunStore) -> Weights:
 def load_weights(record: Record, store: RunStore) -> dict[str, Tensor]:
     """Return the weights of a run of the store. Raises RunError where they are not those of its recipe's model."""
     path = store.weights(record.id)
-    recipe = recipe_of(record.stage, record.config)
     classes = len(record.result.get("class_counts", ()))  # of images of one's own, the recipe does not say how many
     try:
-        if recipe.pretrain is not None and recipe.pretrain.decoder_depth > MAX_BLOCKS:
-            raise ValueError(f"cannot have the {recipe.pretrain.decoder_depth} decoder blocks of its recipe")
-        return read_weights(path, lambda: STAGES[record.stage].model(recipe, classes))
+        return read_weights(path, _untrained(record.stage, recipe_of(record.stage, record.config), classes))
     except (ValueError, OverflowError, RuntimeError) as error:  # a recipe can ask for more than a tensor can have
         raise RunError(f"{path} {error}: {damaged(path.parent)}") from None
 
 
 @lru_cache(maxsize=32)
-def _untrained(stage: str, recipe: Recipe) -> nn.Module:
+def _untrained(stage: str, recipe: Recipe, classes: int) -> nn.Module:
     """Return the model of a recipe's stage without memory, for its names and shapes."""
     if recipe.pretrain is not None and recipe.pretrain.decoder_depth > MAX_BLOCKS:
         raise ValueError(f"cannot have the {recipe.pretrain.decoder_depth} decoder blocks of its recipe")
     with torch.device("meta"):
-        return STAGES[stage].model(recipe)
+        return STAGES[stage].model(recipe, classes)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from livt.companion.plots import grid
 from livt.companion.published import LOSS_NAMES
 
-LINES: dict[str, Any] = {
+LINES: dict[str, tuple[str, Any, str]] = {
     "mgp": ("#009E73", "-", "MGP, then fine-tuning"),
     "scratch, equal epochs": ("#CC79A7", "--", "from scratch, equal epochs"),
     "scratch, equal compute": ("#000000", ":", "from scratch, equal compute"),
