@@ -313,13 +313,13 @@
           const c = chosen[from];
           const left = Math.max(sx(grid[from] - 0.025), frame.left);
           const right = Math.min(sx(grid[i - 1] + 0.025), frame.right);
+          from = i;
+          if (right <= left) continue; // beyond what is drawn
           const style = c === state.moved ? "moved" : c % 2 ? "plain" : "hollow";
           const y = sy(2 - row) - 14;
           add(plot, "rect", { class: `livt-bar livt-${style}`, x: left, y, width: right - left, height: 28 });
           const middle = { x: (left + right) / 2, y: y + 18, "text-anchor": "middle" };
-          if (right - left > 14)
-            add(plot, "text", { class: "livt-halo", ...middle }, String(c + 1));
-          from = i;
+          if (right - left > 14) add(plot, "text", { class: "livt-halo", ...middle }, String(c + 1));
         }
       });
     }

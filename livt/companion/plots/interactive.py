@@ -45,7 +45,8 @@ def counts(
             colour = colours[c] if c == len(classes) - 1 or c % 2 else "white"
             left_end, right_end = max(place[start] - step / 2, first), min(place[stop - 1] + step / 2, last)
             width = right_end - left_end
-            axis.barh(row, width, left=left_end, height=0.7, color=colour, edgecolor="0.25")
+            if width > 0:  # else beyond what is drawn
+                axis.barh(row, width, left=left_end, height=0.7, color=colour, edgecolor="0.25")
             if width > 0.4:
                 axis.text(left_end + width / 2, row, str(c + 1), ha="center", va="center")
             start = stop
