@@ -19,6 +19,7 @@ from livt.data.sets import Overview, check_stage, overview, steps_of
 from livt.lab.environment import device_name
 from livt.lab.runs import Record
 from livt.lab.stages import STAGES
+from livt.longtail import GROUPS, shot_groups
 
 # The least and most of the rate at which a device multiplies large matrices that training steps were seen to use:
 # from the smallest models to ViT-Base. On a GPU they are assumed, as in livt.lab.recipes.
@@ -170,3 +171,14 @@ def hours(cost: Cost, speed: Speed) -> tuple[float, float]:
     """Return the hours of a stage on one device, at least and at most; evaluation and loading come on top."""
     total = cost.flops * cost.trained_images / 3600
     return total / speed.high, total / speed.low
+
+
+def counts_text(found: Overview) -> str:
+    """Return the images of a data set and their imbalance in a line."""
+    counts = found.class_counts
+    groups = shot_groups(counts)
+    sizes = ", ".join(f"{int((groups == group).sum()):,} {group}" for group in GROUPS)
+    return (
+        f"{int(counts.sum()):,} to train on, {len(counts):,} classes of {counts.max():,} to {counts.min():,} "
+        f"({sizes}); {found.evaluation_images:,} to evaluate on"
+    )

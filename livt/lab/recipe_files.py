@@ -12,13 +12,12 @@ import yaml
 from livt.config import FILE_DATASETS, MODEL_SIZES, PRECISIONS, STARTS, Recipe
 from livt.lab.files import parse_json, read_bytes
 
-SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 2**20  # of a file
 # What a field means, in a line; a name means the same in each section that has it.
 FIELDS = {
     "data": "which images train, and which evaluate",
     "name": "a known data set, a folder below the data folder, or the path of one",
-    "max_count": "training images of the largest class; null, with imbalance_factor null, takes the data set's own counts",
+    "max_count": "training images of the largest class; null, as imbalance_factor then is: the data set's own counts",
     "imbalance_factor": "of an exponential profile: images of the largest class over those of the smallest",
     "balanced": "spread as many training images evenly over the classes",
     "image_size": f"side in pixels; null keeps the native size ({', '.join(FILE_DATASETS)} and folders need one)",
@@ -64,11 +63,6 @@ FIELDS = {
     "cutmix": "alpha of CutMix; 0 is off",
     "seed": "of all random numbers",
 }
-
-
-def is_recipe_file(name: str) -> bool:
-    """Tell the path of a recipe file from the name of a recipe."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def write_recipe(recipe: Recipe) -> str:
