@@ -63,7 +63,7 @@ def _bash(commands: list[_Command]) -> str:
         cases += lines
     paths = " ".join(f'"{" ".join(command.path)}"' for command in commands if command.path)
     body = "\n".join(cases)
-    return f"""# Completion of livt for bash: source this, or put it into ~/.local/share/bash-completion/completions/livt
+    return f"""# Completion of livt for bash: source it, or write it to ~/.local/share/bash-completion/completions/livt
 _livt() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" path="" word known
   for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do

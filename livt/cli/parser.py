@@ -191,8 +191,8 @@ def _add_runs(commands: Any, store: Parser) -> None:
     sub.add_argument(
         "--columns",
         metavar="A,B",
-        help="a table of these columns: id, stage, state, epochs, a setting such as finetune.loss or seed, a result such "
-        "as accuracy, or device, wall_time_s and others of the environment",
+        help="a table of these columns: id, stage, state, epochs, a setting such as finetune.loss or seed, a result "
+        "such as accuracy, or device, wall_time_s and others of the environment",
     )
     sub.add_argument("--json", action="store_true", help="as JSON")
     sub = actions.add_parser("show", help="a run as JSON", parents=[store])

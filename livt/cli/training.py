@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from livt.cli.inputs import engine_of, new_file, recipe_of, seeds_of

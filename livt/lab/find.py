@@ -5,8 +5,7 @@ machine that builds it cannot train.
 """
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
 from livt.config import Recipe
 from livt.lab.failures import RunError

@@ -13,7 +13,7 @@ from livt.config import FILE_DATASETS, MODEL_SIZES, PRECISIONS, STARTS, Recipe
 from livt.lab.files import parse_json, read_bytes
 
 MAX_BYTES = 2**20  # of a file
-# What a field means, in a line; a name means the same in each section that has it.
+# What a field means, in a line; a name means the same in each section that has it, but for those with a path.
 FIELDS = {
     "data": "which images train, and which evaluate",
     "name": "a known data set, a folder below the data folder, or the path of one",
@@ -51,6 +51,7 @@ FIELDS = {
     "decoder_width": "a multiple of 4 * decoder_heads",
     "decoder_depth": "blocks of the decoder",
     "decoder_heads": "attention heads of the decoder",
+    "pretrain.data": "other images to pretrain on, or of another size; null takes those above",
     "probes": "how often the features are probed with labels, from start to end; 0, or at least 2",
     "loss": "a name of livt.losses.LOSSES: ce, bal_ce, bce, bal_bce and more",
     "tau": "scale of a balanced loss's bias",
@@ -70,12 +71,13 @@ def write_recipe(recipe: Recipe) -> str:
     return "\n".join(_lines(recipe, "")) + "\n"
 
 
-def _lines(section: Any, indent: str) -> Iterator[str]:
+def _lines(section: Any, indent: str, above: str = "") -> Iterator[str]:
     for field in dataclasses.fields(section):
-        value, meaning = getattr(section, field.name), FIELDS[field.name]
+        value, path = getattr(section, field.name), above + field.name
+        meaning = FIELDS.get(path) or FIELDS[field.name]
         if dataclasses.is_dataclass(value):
             yield f"{indent}{field.name}:  # {meaning}"
-            yield from _lines(value, indent + "  ")
+            yield from _lines(value, indent + "  ", f"{path}.")
         else:
             yield f"{indent}{field.name}: {_scalar(value)}  # {meaning}"
 
