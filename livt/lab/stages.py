@@ -85,7 +85,8 @@ def train(
     """
     check_fit(recipe)
     recipe_config, data, on = recipe.stage(stage), load_dataset(recipe.data_of(stage)), torch.device(device)
-    with store.open(recipe_config, data.digest, on, STAGES[stage].code(recipe)) as run:
+    images = data.steps_per_epoch(batch := getattr(recipe, stage).batch_size) * batch
+    with store.open(recipe_config, data.digest, on, STAGES[stage].code(recipe), images) as run:
         if not run.finished:
             given: dict[str, Any] = {}
             for need in recipe.needs(stage):
