@@ -1,17 +1,9 @@
 """The command line: ``python -m livt``, or ``livt``. A user's mistake is one line on stderr and exit status 2."""
 
 import argparse
-import errno
 import sys
-<<<<<<< HEAD
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, NoReturn
-=======
 from collections.abc import Sequence
->>>>>>> cli
+from contextlib import suppress
 
 from livt.cli.parser import build_parser, check_options
 
@@ -47,9 +39,9 @@ def _is_known(error: Exception) -> bool:
 
 def _message(error: Exception) -> str:
     """Return what to tell the user of a known error."""
-    from livt.lab.failures import RunError, is_out_of_memory
+    from livt.lab.failures import RunError, is_full, is_out_of_memory
 
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and is_full(error):
         kept = "saved epochs and finished runs are kept, and with more room the same command goes on from them"
         return f"{error.filename}: {error.strerror}; {kept}"
     if is_out_of_memory(error) and not isinstance(error, RunError):
