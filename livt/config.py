@@ -46,6 +46,28 @@ MODEL_SIZES = {
 # stage: the stages that it starts from, where a recipe has them. A stage has the name of its section of the recipe;
 # ``livt.lab.stages`` says how each is trained.
 STAGES: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ("pretrain",)}
+# The largest value of a field that can be meant: what is larger is refused before it takes memory or years.
+LIMITS = {
+    "max_count": 10**9,
+    "image_size": 4096,
+    "validation_images": 10**9,
+    "draw": 2**63 - 1,
+    "patch_size": 1024,
+    "epochs": 1_000_000,
+    "batch_size": 1_000_000,
+    "base_lr": 1000,
+    "weight_decay": 1000,
+    "probes": 100_000,
+    "decoder_width": 16_384,
+    "decoder_depth": 256,
+    "decoder_heads": 1024,
+    "tau": 1000,
+    "mixup": 1000,
+    "cutmix": 1000,
+    "seed": 2**63 - 1,
+    "workers": 1024,
+}
+MAX_PATCHES = 65_536  # of an image
 STARTS = ("zero", "uniform", "prior")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -53,6 +75,12 @@ PRECISIONS = ("float32", "bfloat16")
 def since(run_format: int, default: Any) -> Any:
     """Return a field that came in with a later format: at its default it is no part of a run's name."""
     return dataclasses.field(default=default, metadata={"since": run_format})
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message can show it, not long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _require(holds: bool, message: str) -> None:
@@ -68,6 +96,9 @@ class _Section:
         hints = _hints(type(self))  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
         for field in dataclasses.fields(self):
             value = _convert(getattr(self, field.name), hints[field.name], field.name)
+            limit = LIMITS.get(field.name)
+            if limit is not None and value is not None:
+                _require(value <= limit, f"{field.name} must be at most {limit:,}, not {_shown(value)}")
             object.__setattr__(self, field.name, value)
 
     @classmethod
@@ -110,11 +141,11 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return hint.from_dict(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
-        _require(abs(value) < 1e300, f"{name} must be finite, not {value}")
+        _require(abs(value) < 1e300, f"{name} must be finite, not {_shown(value)}")
         return float(value)
     if isinstance(value, hint) and (hint is not int or number):
         return value
-    raise ValueError(f"{name} must be {hint.__name__}, not {value!r}")
+    raise ValueError(f"{name} must be {hint.__name__}, not {_shown(value)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +196,11 @@ class DataConfig(_Section):
             self.image_size is not None or self.name in DATASETS,
             f"data.image_size must be set: {whose} may differ in size",
         )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether ``name`` is a data set that is known by its name."""
+        return self.name in DATASETS or self.name in FILE_DATASETS
 
     @property
     def is_path(self) -> bool:
@@ -354,6 +390,11 @@ class Recipe(_Section):
                 height % patch == 0 and width % patch == 0,
                 f"image size {height} x {width} is not a multiple of model.patch_size {patch}",
             )
+            _require(
+                height // patch * (width // patch) <= MAX_PATCHES,
+                f"an image of {height} x {width} has more than {MAX_PATCHES:,} patches of {patch}: raise "
+                "model.patch_size",
+            )
             shift = 0 if stage is None else stage.augment.shift
             _require(
                 shift < min(height, width), f"{name}.augment.shift {shift} moves the image ({height} x {width}) away"
@@ -429,7 +470,18 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     A string is read as JSON where that gives the field's type. Unknown paths, wrong types and impossible values are
     a ValueError that names the path.
     """
-    values = recipe.to_dict()
+    values = overridden(recipe.to_dict(), overrides)
+    try:
+        return Recipe.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(f'{k}={v}'[:80] for k, v in overrides.items())}: {error}") from None
+
+
+def overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Set nested values by dotted path, in place, and return them; a string is read as :func:`with_overrides` does.
+
+    Raises ValueError for an unknown path.
+    """
     for path, value in overrides.items():
         *parents, key = path.split(".")
         section = values
@@ -438,13 +490,10 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
             section = section[parent]
         _require(key in section, f"{path}: unknown key {key!r}; known here: {', '.join(section)}")
         if isinstance(value, str) and not isinstance(section[key], str):
-            with contextlib.suppress(json.JSONDecodeError):  # a plain word is for the type check below to judge
+            with contextlib.suppress(ValueError):  # a plain word is for the type check to judge, and so is a long one
                 value = json.loads(value)
         section[key] = value
-    try:
-        return Recipe.from_dict(values)
-    except ValueError as error:
-        raise ValueError(f"{', '.join(f'{k}={v}' for k, v in overrides.items())}: {error}") from None
+    return values
 
 
 def digest(config: Mapping[str, Any], data_digest: str) -> str:

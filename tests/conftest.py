@@ -1,6 +1,6 @@
 """One CPU thread for each test process and what it starts: results repeat, and tests side by side do not contend.
 
-And one run store for all tests that only read what the smoke profile trains: it is trained once.
+And one run store for all tests that only read what the smoke suite trains: it is trained once.
 """
 
 import os

@@ -478,6 +478,7 @@ def main() -> None:
         assert in_child(lambda: train_three(folder / "runs")) == 0
         trained = RunStore(folder / "runs")
         export_runs(trained, [], folder / "runs.tar")
+        import_runs(RunStore(folder / "once"), folder / "runs.tar")  # what the forked processes need is there then
         archive, expected, ids = folder / "runs.tar", contents(trained.root), trained.ids()
 
         def old_or_new(place: Path) -> None:

@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -15,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors.torch import load_file, save
 
@@ -23,8 +28,9 @@ from livt.config import digest
 from livt.data.decoding import MAX_PIXELS
 from livt.data.images import DataError, decode
 from livt.lab.archive import FILES, import_runs
-from livt.lab.failures import RunError
+from livt.lab.failures import Ended, RunError
 from livt.lab.files import dump_json, parse_json, sha256
+from livt.lab.local import _signals_raised
 from livt.lab.promoted import read_promoted
 from livt.lab.runs import RunStore
 from livt.mae import MaskedAutoencoder, load_mae_checkpoint
@@ -164,7 +170,7 @@ def test_data_prep_runs_no_program_either(tmp_path, monkeypatch):
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "picture.jpg").write_bytes(eps)
     assert "it is no image of JPEG" in storage._reason(tmp_path / "picture.jpg")
-    assert "it has 40000 x 25000 pixels" in storage._reason(bmp_of(40_000, 25_000))
+    assert "more than the 80,000,000 pixels" in storage._reason(bmp_of(40_000, 25_000))
     assert storage.reduced(eps) is None
     for path in Path(storage.__file__).parent.glob("*.py"):
         assert "Image.open(" not in path.read_text(), f"{path.name}: images are opened by livt.data.decoding alone"
@@ -181,7 +187,7 @@ def test_an_image_that_says_it_is_huge_is_refused_before_it_takes_memory(make, s
     text = fails(make(*size))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert re.search("pixels|size", text)
+    assert re.search("more than the 80,000,000 pixels|too large", text)
     assert peak < 50e6
     assert time.monotonic() - started < 20
 
@@ -196,6 +202,7 @@ def test_a_gif_is_no_format_of_data():
     assert "it is no image of" in fails(encoded("GIF", frames=3))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 def test_a_truncated_or_damaged_image_is_one_line(form):
     content = encoded(form, **({"compression": "tiff_lzw"} if form == "TIFF" else {}))
@@ -560,3 +567,78 @@ def test_deep_json_is_a_value_error(text):
 def test_json_of_usual_depth_is_read_as_it_is():
     value = {"a": [1, -2.5, None, True, {"b": "text"}], "c": 2**62}
     assert parse_json(json.dumps(value).encode()) == value
+
+
+# ---------------------------------------------------------------- a process that is killed
+
+FAMILY = """
+import os, sys
+from filelock import FileLock
+from livt.lab import orphans
+
+sweep = os.getpid()
+if os.fork() == 0:  # trains
+    orphans.end_with(sweep)
+    with FileLock(sys.argv[1]), orphans.none():
+        if os.fork() == 0:  # loads images
+            print(os.getpid(), flush=True)
+            while True:
+                pass
+        print(os.getpid(), flush=True)
+        while True:  # no thread of its own gets to look
+            pass
+os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread looks twice a second")
+def test_a_killed_sweep_takes_its_trainings_and_their_loaders_with_it(tmp_path):
+    """They compute, and hold the lock of a run: all are gone, and the lock is free, at once."""
+    lock = tmp_path / "lock"
+    sweep = subprocess.Popen([sys.executable, "-c", FAMILY, str(lock)], stdout=subprocess.PIPE, text=True)
+    family = [int(sweep.stdout.readline()) for _ in range(2)]
+    with pytest.raises(Timeout):
+        FileLock(lock).acquire(timeout=0)
+    sweep.kill()
+    sweep.wait()
+    end = time.monotonic() + 20
+    while any(map(runs_on, family)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(runs_on, family))
+    with FileLock(lock, timeout=0):
+        pass
+
+
+def runs_on(process: int) -> bool:
+    """Whether a process, which may be nobody's to reap, has not ended."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_sweep_is_one_line_and_its_own_status(capsys, monkeypatch, number):
+    def ended(_: object) -> int:
+        with _signals_raised():
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        raise AssertionError("it has not ended")
+
+    monkeypatch.setattr(cli, "_run", ended)
+    assert cli.main(["reproduce", "loss_ablation"]) == 128 + number
+    told = f"\nlivt: interrupted; {number.name}: the same command goes on from the last saved epoch\n"
+    assert capsys.readouterr().err == told
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_sweep_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _signals_raised():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Ended, match="SIGTERM"):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

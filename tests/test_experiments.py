@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from livt import losses
-from livt.companion import report
+from livt.companion import frames
 from livt.companion.chapter import check_parameters
 from livt.companion.claims import claims
 from livt.companion.frames import comparison, first_epoch_above, per_run, provenance, published_panels, verdict_sentence
@@ -283,7 +283,7 @@ def test_verdicts_follow_the_runs():
     tested = [contrast for claim in claims() if claim.id in ("C4", "C5", "C6") for contrast in claim.contrasts]
 
     def judge(runs, chance=None):
-        return report.judge(runs, tested, chance=chance)
+        return frames.judge(runs, tested, chance=chance)
 
     assert judge(good).verdict.tolist() == ["reproduced"] * 3
     assert set(judge(bad).verdict) == {"not reproduced"}

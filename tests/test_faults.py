@@ -422,26 +422,34 @@ def interrupted(capsys, undisturbed: Undisturbed, root: Path) -> Path:
     return root / undisturbed.pre / "resume.pt"
 
 
-def test_a_state_that_would_run_code_is_refused(capsys, undisturbed, tmp_path):
+def starts_again(capsys, undisturbed: Undisturbed, path: Path, reason: str) -> None:
+    """The run starts again, says why, comes to the same result, and the state is still there under another name."""
+    content = path.read_bytes()
+    status, _, err = train(capsys, path.parent.parent)
+    aside = path.with_name(f"resume-{hashlib.sha256(content).hexdigest()[:8]}.pt")
+    told = f"{path} {reason}: it is kept as {aside.name}, and this run starts again from the beginning\n"
+    assert (status, err) == (0, told)
+    assert aside.read_bytes() == content
+    aside.unlink()
+    assert undisturbed.equals(path.parent.parent)
+
+
+def sealed(state: object) -> bytes:
+    """A state as it is saved, with the checksum that fits."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+
+
+def test_a_state_that_would_run_code_is_set_aside(capsys, undisturbed, tmp_path):
     class RunsCode:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     path = interrupted(capsys, undisturbed, tmp_path / "runs")
-    buffer = io.BytesIO()
-    torch.save({"model": RunsCode()}, buffer)
-    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
-    for _ in range(2):
-        assert train(capsys, tmp_path / "runs") == (
-            2,
-            "",
-            f"livt: error: {path} holds more than weights and numbers, and was not read: it is not from livt; delete "
-            "it to start this run again from the beginning\n",
-        )
+    path.write_bytes(sealed({"model": RunsCode()}))
+    starts_again(capsys, undisturbed, path, "holds more than weights and numbers, and was not read")
     assert not (tmp_path / "ran").exists()
-    path.unlink()
-    assert train(capsys, tmp_path / "runs")[::2] == (0, "")
-    assert undisturbed.equals(tmp_path / "runs")
 
 
 @pytest.mark.parametrize("kept", [0, 31, 32, 0.5, -1])
@@ -449,9 +457,70 @@ def test_a_truncated_state_starts_the_run_again_and_says_so(capsys, undisturbed,
     path = interrupted(capsys, undisturbed, tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
-    status, _, err = train(capsys, tmp_path)
-    assert (status, err) == (0, f"{path} is damaged: this run starts again from the beginning\n")
-    assert undisturbed.equals(tmp_path)
+    starts_again(capsys, undisturbed, path, "is damaged")
+
+
+def group(state: dict, **changes: object) -> None:
+    state["optimizer"]["param_groups"][0].update(changes)
+
+
+def moments(state: dict) -> dict:
+    return state["optimizer"]["state"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda s: [1], "is no saved state"),
+        (lambda s: {}, "is no saved state"),
+        (lambda s: s.pop("model"), "is no saved state"),
+        (lambda s: s.update(model=3), "is no saved state"),
+        (lambda s: s.update(model={}), "is of another model"),
+        (lambda s: s["model"].update({"mask_token": torch.zeros(3)}), "is of another model"),
+        (lambda s: s.update(optimizer=[]), "is no saved state"),
+        (lambda s: s["optimizer"].update(param_groups=[]), "is of another optimizer"),
+        (lambda s: group(s, betas="x"), "is of another optimizer"),
+        (lambda s: group(s, params=[0, 1]), "is of another optimizer"),
+        (lambda s: moments(s).pop("exp_avg"), "is of another optimizer"),
+        (lambda s: moments(s).update(exp_avg=torch.zeros(3)), "is of another model"),
+        (lambda s: moments(s).update(exp_avg=3.0), "is no saved state"),
+        (lambda s: moments(s).update(step="first"), "is no saved state"),
+        (lambda s: s["optimizer"]["state"].update({10**9: moments(s)}), "is no saved state"),
+        (lambda s: s["metrics"][0].pop("train_loss"), "epoch 1 lacks train_loss"),
+        (lambda s: s["metrics"][0].update(epoch=7), "epoch 1 says that it is epoch 7"),
+        (lambda s: s.update(metrics=[s["metrics"][0] | {"epoch": i} for i in (1, 2, 3)]), "has 3 epochs, more than"),
+        (lambda s: s.update(metrics=3), "is no saved state"),
+        (lambda s: s.update(wall_time_s="3"), "is no saved state"),
+        (lambda s: s.update(waited_s=float("nan")), "is no saved state"),
+        (lambda s: s.update(code="000000000000"), "was saved by other training code"),
+    ],
+)
+def test_a_state_that_is_not_one_of_this_run_is_set_aside(capsys, undisturbed, tmp_path, saved_state, change, reason):
+    """Its checksum fits, so nothing but what it says can tell."""
+    path = tmp_path / undisturbed.pre / "resume.pt"
+    path.parent.mkdir()
+    state = torch.load(io.BytesIO(saved_state[32:]), weights_only=True)
+    changed = change(state)
+    path.write_bytes(sealed(changed if isinstance(changed, list) or changed == {} else state))
+    aside = path.with_name(f"resume-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pt")
+    with at_step(0, raises(KeyboardInterrupt())):  # it starts again, and need not end
+        status, _, err = train(capsys, tmp_path)
+    assert status == 130
+    first, *rest = err.splitlines()
+    assert first.startswith(f"{path} {reason}")
+    assert first.endswith(f": it is kept as {aside.name}, and this run starts again from the beginning")
+    assert rest == ["", "livt: interrupted; the same command goes on from the last saved epoch"]
+    assert aside.exists()
+    assert not path.exists()
+
+
+@pytest.fixture(scope="module")
+def saved_state(undisturbed, tmp_path_factory) -> bytes:
+    """The state of the smoke recipe's pretraining after its first epoch."""
+    root = tmp_path_factory.mktemp("state")
+    with at_step(5, raises(KeyboardInterrupt())):
+        cli.main(["finetune", "smoke", "--runs", str(root), "--device", "cpu", "--quiet"])
+    return (root / undisturbed.pre / "resume.pt").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -463,12 +532,15 @@ def test_a_damaged_pretraining_run_stops_what_starts_from_it(capsys, undisturbed
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     reason = "does not match its checksum"
-    if name == "result.json":
+    if name.endswith(".json"):
         with pytest.raises(json.JSONDecodeError) as error:
             json.loads(path.read_bytes())
         reason = f"is not readable JSON ({error.value})"
-    told = f"{path} {reason}: the run is damaged; delete the folder {path.parent} to train it anew\n"
+    remedy = f"the run is damaged; delete the folder {path.parent} to train it anew\n"
+    told = f"{path} {reason}: {remedy}"
     assert train(capsys, root) == (2, "", f"livt: error: {told}")
+    if name == "config.json":  # whose seal these look at first
+        told = f"{path} does not match its checksum: {remedy}"
     assert run(capsys, "runs", "verify", "--runs", root) == (1, f"{undisturbed.pre}: {told}", "")
     assert run(capsys, "runs", "promote", undisturbed.pre, "--runs", root, "--to", tmp_path / "results") == (
         2,
@@ -616,7 +688,7 @@ def test_data_that_cannot_be_used_are_named_before_any_work(capsys, cifar, tmp_p
 
 
 def test_class_counts_that_the_data_do_not_have_are_refused(capsys, cifar, tmp_path):
-    remedy = "lower data.max_count to 30 or raise data.imbalance_factor"
+    remedy = "lower data.max_count to 30"
     told = f"cifar10: class 0 has 30 images, but 31 were asked for; {remedy}"
     wrong = on_cifar(capsys, tmp_path / "runs", "data.max_count=31", "data.imbalance_factor=10")
     assert wrong == (2, "", f"livt: error: {told}\n")
@@ -720,7 +792,7 @@ def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, jobs):
         for text in texts:
             with open(text, "w") as err:
                 processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600  # only a defect takes so long
         while not all(waiting in text.read_text() for text in texts) and time.monotonic() < deadline:
             time.sleep(0.05)
     seals = set()

@@ -231,7 +231,7 @@ def test_a_profile_falls_in_the_order_of_the_classes_after_validation_images_are
     )
     assert told("pets", evaluation="validation", validation_images=2, max_count=4, imbalance_factor=1) == (
         "pets: class 0 (Axolotl) has 2 images besides those for validation, but 4 were asked for; lower "
-        "data.max_count to 2 or raise data.imbalance_factor"
+        "data.max_count to 2"
     )
 
 

@@ -70,6 +70,19 @@ def stepper(**changed):
     return interactive.mae_stepper(**(given | changed))
 
 
+def starts(change=lambda starts: None):
+    found = {
+        start: {tau: {"all": 10.0 * i + float(tau), "few": None} for tau in ("0", "1")}
+        for i, start in enumerate(("zero", "uniform", "prior"))
+    }
+    change(found)
+    return found
+
+
+def anatomy(**changed):
+    return interactive.anatomy_explorer(**({"panels": {"digits": starts()}, "fallback": IMAGE} | changed))
+
+
 def proof(*lines):
     return interactive.proof("A proof", lines)
 
@@ -79,6 +92,7 @@ FIGURES = {
     "profile-explorer": profiles,
     "gradient-flow": interactive.gradient_flow,
     "count-explorer": interactive.count_explorer,
+    "anatomy-explorer": anatomy,
     "mae-stepper": stepper,
     "proof": lambda: proof(("name", "x", "reason", True)),
 }
@@ -113,6 +127,26 @@ def test_a_profile_keeps_every_class():
     expanded = np.repeat(runs["counts"], runs["classes"])
     assert (expanded == np.sort(INAT)[::-1]).all()
     assert len(html) < 10_000
+
+
+def test_the_steps_of_a_suite_are_kept_as_given():
+    assert data_of(anatomy())["panels"]["digits"] == starts()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("uniform"), "must have the starts"),
+        (lambda s: s["prior"].pop("1"), "must have the same strengths"),
+        (lambda s: [values.pop("1") for values in s.values()], "0 and 1 among them"),
+        (lambda s: s["prior"]["1"].pop("few"), "not of the same groups"),
+    ],
+)
+def test_steps_that_do_not_fit_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        anatomy(panels={"digits": starts(change)})
+    with pytest.raises(ValueError, match="panels is empty"):
+        anatomy(panels={})
 
 
 def test_the_toy_batch_and_its_forces():

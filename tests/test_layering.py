@@ -26,7 +26,7 @@ FLOORS = (
     ("livt.rivals",),
     ("livt.lab",),
     ("livt.companion",),
-    ("livt.__main__",),
+    ("livt.__main__", "livt.cli"),
 )
 PAPER = [name for number in (0, 2) for name in FLOORS[number]]
 # What the notebooks extra brings, beside what it only runs.

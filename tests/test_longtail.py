@@ -19,7 +19,7 @@ from livt.longtail import (
 
 
 def published_counts(name):
-    path = files("livt") / "published" / "class_counts" / f"{name}.csv"
+    path = files("livt") / "companion" / "tables" / "class_counts" / f"{name}.csv"
     with path.open() as lines:
         return np.array([int(row["n_train"]) for row in csv.DictReader(lines)])
 

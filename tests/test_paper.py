@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ from scipy import stats
 
 from livt.companion.claims import Contrast, claims
 from livt.companion.published import LOSS_NAMES, TABLES, published
-from livt.companion.statistics import VERDICTS, estimate, verdict
+from livt.companion.statistics import VERDICTS, estimate, holm, learnt_above, overall, p_value, sign, verdict
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -48,7 +50,34 @@ def test_thresholds_are_the_smallest_published_numbers_above_the_floor():
     assert found["C5"] == [8.5]
     assert found["C6"] == [-0.6]
     assert found["C8"] == [0.9]
-    assert all(contrast.floor < contrast.threshold for claim in claims() for contrast in claim.contrasts)
+    assert found["C9"][1:] == [None, None], "no published run compares the convergence of two losses"
+    every = [contrast for claim in claims() for contrast in claim.contrasts]
+    assert all(contrast.floor < contrast.threshold for contrast in every if contrast.published)
+
+
+def test_upper_limits_lie_one_published_range_above_the_largest_number():
+    def ceiling(*published):
+        return Contrast(label="", metric="ece", weights={"a": 1}, floor=0, published=published).ceiling
+
+    assert ceiling(8.5, 19.2, 9.0) == pytest.approx(19.2 + 10.7)
+    assert ceiling(-0.2, 3.2) == pytest.approx(6.6)
+    assert ceiling(4.1) is None, "one number has no range"
+    assert ceiling() is None
+    found = {claim.id: claim.contrasts[0].ceiling for claim in claims() if claim.contrasts}
+    expected = {"C4": 28.7, "C5": 29.9, "C6": 2.2, "C7": 27.5, "C8": 6.6}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["C2"] is None
+
+
+def test_controls_take_the_place_of_the_plain_losses():
+    contrast = Contrast(label="", metric="many", weights={"bal_bce": 1, "bce": -1, "ce": 2}, floor=0, published=())
+    assert {name: dict(control.weights) for name, control in contrast.controls().items()} == {
+        "BCE from 1/C": {"bal_bce": 1, "bce, uniform start": -1, "ce": 2},
+        "BCE from the prior": {"bal_bce": 1, "bce, prior start": -1, "ce": 2},
+        "BCE and CE from the prior": {"bal_bce": 1, "bce, prior start": -1, "ce, prior start": 2},
+    }
+    having = {claim.id for claim in claims() for contrast in claim.contrasts if contrast.controls()}
+    assert having == {"C4", "C5", "C7", "C8"}
 
 
 def test_a_claim_is_paired_within_seeds():
@@ -88,11 +117,67 @@ def test_the_estimate_is_students_interval():
         ([-3.0, -3.5, -4.0], "not reproduced"),
         ([-5.0, 1.0, 30.0], "inconclusive"),
         ([9.0, 10.0, float("nan")], "inconclusive"),
+        ([49.0, 50.0, 51.0], "larger than published"),
+        ([25.0, 35.0, 45.0], "reproduced"),  # the mean is above the upper limit, the interval not wholly
     ],
 )
 def test_verdicts(values, expected):
-    assert verdict(values, floor=0.0, threshold=8.5) == expected
+    assert verdict(values, floor=0.0, threshold=8.5, ceiling=29.9) == expected
     assert expected in VERDICTS
+    other = verdict(values, floor=0.0, threshold=8.5, ceiling=29.9, explained=True)
+    assert other == ("larger, by another mechanism" if expected == "larger than published" else expected)
+
+
+def test_without_a_published_number_nothing_is_reproduced():
+    assert verdict([49.0, 50.0, 51.0], floor=0.0, threshold=None) == "direction holds"
+    assert verdict([-49.0, -50.0, -51.0], floor=0.0, threshold=None) == "not reproduced"
+
+
+def test_the_weakest_verdict_counts():
+    """From the strongest to the weakest, each against all before it; what is missing makes the whole inconclusive."""
+    order = [*VERDICTS[:4], "inconclusive", "not reproduced"]
+    for i, weaker in enumerate(order):
+        for stronger in order[: i + 1]:
+            assert overall([weaker, stronger]) == overall([stronger, weaker]) == weaker
+    assert overall(["larger than published", "not run"]) == "inconclusive"
+    assert overall(["not run", "not reproduced"]) == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("classes", "level"), [(2, 60.0), (10, 20.0), (20, 15.0), (40, 12.5), (100, 5.0), (200, 2.5), (1000, 0.5)]
+)
+def test_learnt_is_five_times_chance_or_ten_points_more(classes, level):
+    assert learnt_above(100 / classes) == pytest.approx(level)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_p_value_is_the_t_tests(seed):
+    random = np.random.default_rng(seed)
+    values, floor = random.normal(1.0, 2.0, size=3 + seed % 4), random.normal()
+    expected = stats.ttest_1samp(values, floor, alternative="greater").pvalue
+    assert p_value(values, floor) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    e = estimate(values)
+    assert p_value(values, e.low - 1e-6) < 0.025 < p_value(values, e.low + 1e-6)
+    assert (sign(e) == 1) == (e.low > 0)
+
+
+def test_the_p_value_without_spread():
+    assert p_value([2.0, 2.0, 2.0], 1.0) == 0.0
+    assert p_value([2.0, 2.0, 2.0], 2.0) == 1.0
+    assert np.isnan(p_value([2.0], 1.0))
+
+
+@pytest.mark.parametrize("n", range(7))
+@pytest.mark.parametrize("power", [1, 4])
+def test_holm_is_the_closed_test_of_bonferroni(n, power):
+    """A hypothesis falls where every set of hypotheses that contains it falls by Bonferroni: all sets are tried."""
+    p = np.random.default_rng(n).random(n) ** power
+    p = [*p, *p[:1]]  # a tie
+    expected = []
+    for i in range(len(p)):
+        sets = [s for k in range(1, len(p) + 1) for s in combinations(range(len(p)), k) if i in s]
+        expected.append(max(min(1.0, len(s) * min(p[j] for j in s)) for s in sets))
+    assert holm(p) == pytest.approx(expected)
 
 
 def test_a_floor_below_zero_allows_that_much_loss():

@@ -68,7 +68,7 @@ def test_differences_name_the_settings_by_their_path():
 def test_every_run_of_every_experiment_differs_from_every_other(suite):
     """The table would not tell two runs apart whose recipes it writes alike."""
     main = SUITES[suite].main
-    recipes = experiments.everything(suite)
+    recipes = {replace(recipe, seed=0) for recipe in experiments.everything(suite)}
     assert len({provenance.differences(recipe, main) for recipe in recipes}) == len(recipes)
 
 

@@ -313,13 +313,13 @@
           const c = chosen[from];
           const left = Math.max(sx(grid[from] - 0.025), frame.left);
           const right = Math.min(sx(grid[i - 1] + 0.025), frame.right);
+          from = i;
+          if (right <= left) continue; // beyond what is drawn
           const style = c === state.moved ? "moved" : c % 2 ? "plain" : "hollow";
           const y = sy(2 - row) - 14;
           add(plot, "rect", { class: `livt-bar livt-${style}`, x: left, y, width: right - left, height: 28 });
           const middle = { x: (left + right) / 2, y: y + 18, "text-anchor": "middle" };
-          if (right - left > 14)
-            add(plot, "text", { class: "livt-halo", ...middle }, String(c + 1));
-          from = i;
+          if (right - left > 14) add(plot, "text", { class: "livt-halo", ...middle }, String(c + 1));
         }
       });
     }
@@ -1095,6 +1095,108 @@
     return render;
   }
 
+  // -------------------------------------------------------------------------------------- from BCE to Bal-BCE
+
+  function anatomyExplorer(root, data) {
+    const STARTS = { zero: "1/2 for every class", uniform: "1/C for every class", prior: "the prior" };
+    const first = Object.keys(data.panels)[0];
+    const groupsOf = (title) => Object.keys(data.panels[title].zero["0"]);
+    const state = { title: first, group: groupsOf(first)[0], start: "prior", removal: true, tau: data.tau };
+    const strengths = () => Object.keys(data.panels[state.title].zero).map(Number).sort((a, b) => a - b);
+    const nearest = (wanted) =>
+      strengths().reduce((best, tau) => (Math.abs(tau - wanted) < Math.abs(best - wanted) ? tau : best));
+    const change = (changed) => {
+      Object.assign(state, changed);
+      state.tau = nearest(state.tau);
+      if (!groupsOf(state.title).includes(state.group)) state.group = groupsOf(state.title)[0];
+      render();
+    };
+
+    const controls = add(root, "div", { class: "livt-controls" });
+    const titles = Object.keys(data.panels);
+    if (titles.length > 1)
+      select(controls, { name: "data", label: "Data", options: titles, value: first }, (title) => change({ title }));
+    const groups = { name: "group", label: "Classes", options: groupsOf(first), value: state.group };
+    select(controls, groups, (group) => change({ group }));
+    const starts = { name: "start", label: "Start of the classifier", options: Object.values(STARTS) };
+    select(controls, { ...starts, value: STARTS.prior }, (text) =>
+      change({ start: Object.keys(STARTS).find((key) => STARTS[key] === text) }),
+    );
+    const row = add(controls, "div", { class: "livt-control" });
+    const id = `livt-${++ids}`;
+    add(row, "label", { for: id }, "Subtract the bias at test");
+    const removal = add(row, "input", { id, type: "checkbox", "data-control": "removal" });
+    removal.checked = state.removal;
+    removal.addEventListener("input", () => change({ removal: removal.checked }));
+    const tauSlider = slider(
+      controls,
+      { name: "tau", label: "Strength τ subtracted", min: 0, max: strengths().length - 1, value: 0 },
+      (i) => change({ tau: strengths()[i] }),
+    );
+    const summary = liveText(root);
+    const box = chartBox(root, "Accuracy, from BCE as it is to what is chosen", [
+      { text: "BCE, start at 1/2", style: "livt-bar livt-bce", mark: "bar" },
+      { text: "gain or loss of a step", style: "livt-bar livt-plain", mark: "bar" },
+      { text: "result", style: "livt-bar livt-bal_bce", mark: "bar" },
+    ]);
+    const rows = { base: "BCE, start at 1/2", plateau: "leaving the plateau", prior: "prior in the start" };
+    Object.assign(rows, { removal: "removal at test", result: "result" });
+    const cells = table(root, "Accuracy and steps, in percent and points, means over the seeds", { value: "" }, rows);
+
+    /* Each step is a difference of measured means; what is not chosen adds nothing. */
+    function compute() {
+      const of = (start, tau) => data.panels[state.title][start][String(tau)][state.group];
+      const tau = state.removal ? state.tau : 0;
+      const base = of("zero", 0);
+      const plateau = state.start === "zero" ? 0 : of("uniform", 0) - base;
+      const prior = state.start === "prior" ? of("prior", 0) - of("uniform", 0) : 0;
+      const result = of(state.start, tau);
+      return { base, plateau, prior, removal: result - of(state.start, 0), result };
+    }
+
+    function render() {
+      const all = strengths();
+      tauSlider.input.max = all.length - 1;
+      tauSlider.input.disabled = !state.removal;
+      const of = `${state.tau}${all.length < 3 ? ", measured at 0 and 1 alone" : ""}`;
+      tauSlider.set(all.indexOf(state.tau), state.tau, of);
+      const missing = data.panels[state.title].zero["0"][state.group] === null;
+      const found = missing ? Object.fromEntries(Object.keys(rows).map((name) => [name, NaN])) : compute();
+      for (const name of Object.keys(rows)) {
+        const sign = ["plateau", "prior", "removal"].includes(name) && found[name] >= 0.05 ? "+" : "";
+        show(cells[`value-${name}`], found[name], missing ? "no class" : sign + fixed(found[name], 1));
+      }
+      const gain = found.result - found.base;
+      summary.textContent = missing
+        ? `${state.title} has no ${state.group} classes.`
+        : `${state.title}, ${state.group} classes: ${fixed(found.base, 1)} % becomes ${fixed(found.result, 1)} %, ` +
+          `${gain >= 0.05 ? "+" : ""}${fixed(gain, 1)} points.`;
+      const names = ["BCE", "plateau", "prior", "removal", "result"];
+      let level = 0;
+      const bars = Object.keys(rows).map((name) => {
+        if (name === "base" || name === "result") return { from: 0, to: (level = found[name]) };
+        return { from: level, to: (level += found[name]) };
+      });
+      chart(box, {
+        x: { label: "", min: -0.6, max: 4.6, ticks: range(5), format: (i) => names[i] },
+        y: { label: "accuracy [%]", min: 0, max: 100 },
+        label: summary.textContent,
+        draw: (plot, sx, sy) => {
+          if (missing) return;
+          const width = (sx(1) - sx(0)) * 0.7;
+          const styles = ["livt-bce", "livt-plain", "livt-plain", "livt-plain", "livt-bal_bce"];
+          bars.forEach(({ from, to }, i) => {
+            const [low, high] = [Math.min(from, to), Math.max(from, to)];
+            const place = { x: sx(i) - width / 2, y: sy(high), width, height: Math.max(sy(low) - sy(high), 1) };
+            add(plot, "rect", { class: `livt-bar ${styles[i]}`, ...place });
+            if (i < 4) add(plot, "path", { class: "livt-threshold", d: `M${sx(i) + width / 2} ${sy(to)}H${sx(i + 1) - width / 2}` });
+          });
+        },
+      });
+    }
+    return render;
+  }
+
   // ---------------------------------------------------------------------------------------------------- start
 
   const KINDS = {
@@ -1104,6 +1206,7 @@
     "mae-stepper": maeStepper,
     "count-explorer": countExplorer,
     proof: proofSteps,
+    "anatomy-explorer": anatomyExplorer,
   };
 
   function start() {

@@ -74,7 +74,7 @@ def _learnt(measured: pd.DataFrame, contrast: Contrast, chance: float | None) ->
 
 def _explained(measured: pd.DataFrame, contrast: Contrast, chance: float | None) -> bool:
     control = contrast.controls().get(EXPLAINING)
-    if control is None or not _learnt(measured, control, chance):
+    if control is None or contrast.ceiling is None or not _learnt(measured, control, chance):
         return False
     e = estimate(control.measured(measured))
     return e.n >= 3 and e.mean <= max(contrast.published)

@@ -168,6 +168,30 @@ def class_forces(
     return (-(gradient * own).sum(dim=0)).numpy(), (-(gradient * (1 - own)).sum(dim=0)).numpy()
 
 
+def anatomy_explorer(
+    panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float | None]]]], *, fallback: str, tau: float = 1.0
+) -> str:
+    """Return the figure that takes the gain of Bal-BCE apart: start, removal at test, and the strength removed.
+
+    panels: by the data's title, by start ("zero", "uniform", "prior"), and by the strength removed from the scores at
+    test, as text ("0" is as trained): accuracy by the name of a group of classes, percent, None where it has no class.
+    fallback: as from ``static_image``. tau: the strength shown first. Raises ValueError where a panel lacks a start, a
+    start lacks strength 0 or has other strengths or groups than the first, or ``tau`` is not among them.
+    """
+    if not panels:
+        raise ValueError("panels is empty: give accuracies by start and strength, by title")
+    for title, starts in panels.items():
+        if set(starts) != {"zero", "uniform", "prior"}:
+            raise ValueError(f"{title!r} must have the starts zero, uniform and prior, not {', '.join(starts)}")
+        first = starts["zero"]
+        if not {"0", f"{tau:g}"} <= set(first) or any(set(values) != set(first) for values in starts.values()):
+            raise ValueError(f"each start of {title!r} must have the same strengths, 0 and {tau:g} among them")
+        groups = {tuple(values) for strengths in starts.values() for values in strengths.values()}
+        if len(groups) != 1:
+            raise ValueError(f"the accuracies of {title!r} are not of the same groups of classes")
+    return _figure("anatomy-explorer", "From BCE to Bal-BCE, step by step", {"panels": panels, "tau": tau}, fallback)
+
+
 def mae_stepper(
     original: ArrayLike,
     reconstructions: Mapping[int, ArrayLike],

@@ -14,7 +14,8 @@ from livt.companion.statistics import Estimate
 from livt.config import Recipe
 from livt.lab import experiments
 from livt.lab.find import find
-from livt.lab.runs import RunStore
+from livt.lab.promoted import promoted_folder, read_promoted
+from livt.lab.runs import Record, RunStore
 from livt.lab.suites import SUITES
 
 MARGIN = 2.0  # points: an interval within so many of zero shows that there is no effect larger than that
@@ -75,6 +76,13 @@ def state(store: RunStore | None) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def validation_runs() -> list[Record]:
+    """Return the promoted runs by which settings were chosen, on validation images of photographs."""
+    records = read_promoted(promoted_folder()).values()
+    chosen = (r for r in records if r.stage == "finetune" and r.config["data"]["evaluation"] == "validation")
+    return sorted(chosen, key=lambda record: record.result["accuracy"])
 
 
 def missing(store: RunStore | None) -> Iterable[Recipe]:

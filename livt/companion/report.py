@@ -144,3 +144,9 @@ def tabs(panels: Mapping[str, str]) -> str:
 def folded(summary: str, content: str) -> str:
     """Return HTML that is shown when its summary is clicked."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def change(measured: pd.DataFrame, weights: Mapping[str, float], metric: str = "accuracy", *, digits: int = 1) -> str:
+    """Return the mean of a difference with its sign, and its 95 % interval in parentheses, as from ``number``."""
+    mean = number(measured, weights, metric, show="mean", digits=digits, signed=True)
+    return f"{mean} ({number(measured, weights, metric, show='interval', digits=digits, signed=True)})"

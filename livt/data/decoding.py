@@ -22,8 +22,10 @@ def rgb(source: bytes | Path) -> Image.Image:
                 return image.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"it is no image of {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:  # Pillow has a limit too
+        raise ValueError(f"it has more than the {MAX_PIXELS:,} pixels that are decoded") from None
     except MemoryError:
         raise
     except Exception as error:  # a damaged image can fail in any way
         raise ValueError(str(error) or repr(error)) from None
-    raise ValueError(f"it has {width} x {height} pixels, and {MAX_PIXELS:,} are the most that are decoded")
+    raise ValueError(f"it has {width} x {height}, more than the {MAX_PIXELS:,} pixels that are decoded")

@@ -77,13 +77,13 @@ def draw(
 
 def _remedy(config: DataConfig, available: NDArray[np.int64], profile: Profile) -> str:
     """Say which profile, the nearest to the one of a configuration, the images suffice for."""
+    even = f"set data.max_count to {available.min()} and data.imbalance_factor to 1"
     if config.max_count is None or config.imbalance_factor is None:
-        return f"set data.max_count to {available.min()} and data.imbalance_factor to 1"
+        return even
 
     def too_large(count: int) -> bool:
         return bool((profile(replace(config, max_count=count), available) > available).any())
 
     counts = range(ceil(config.imbalance_factor), config.max_count)
-    if fitting := bisect_left(counts, True, key=too_large):
-        return f"lower data.max_count to {counts[fitting - 1]} or raise data.imbalance_factor"
-    return "raise data.imbalance_factor"
+    fitting = bisect_left(counts, True, key=too_large)
+    return f"lower data.max_count to {counts[fitting - 1]}" if fitting else even

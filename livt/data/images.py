@@ -7,6 +7,7 @@ Shapes: ``N`` images, ``S`` pixels.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,6 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from livt.data.decoded import kept
 from livt.data.decoding import rgb
 
 
@@ -40,34 +42,41 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedSplit:
-    """The encoded images of a Parquet file, N values of its column ``image``, and labels int64 [N].
+    """The images of a Parquet file, encoded, and labels int64 [N].
 
-    size: height and width that each image must have. fit: an image of another size is scaled to fill it, and its
-    centre cut out, instead of refused.
+    encoded: reads the N values of its column ``image``, when they are needed. size: height and width that each image
+    must have. fit: an image of another size is scaled to fill it, and its centre cut out, instead of refused.
     """
 
     path: Path
-    encoded: list[Any]
+    encoded: Callable[[], list[Any]]
     labels: Tensor
     size: tuple[int, int]
     fit: bool
     remedy: str
 
     def subset(self, indices: NDArray[np.int64]) -> Split:
-        """Return these images alone, decoded. Raises DataError naming the file and row of one that cannot be used."""
-        height, width = self.size
-        images = torch.empty(len(indices), 3, height, width, dtype=torch.uint8)
+        """Return these images alone, decoded or as ``livt.data.decoded`` has kept them.
+
+        Raises DataError naming the file and row of one that cannot be used.
+        """
+        images = kept(self.path, indices, self.size, self.fit, lambda: self._decoded(indices))
+        return Split(images=images, labels=self.labels[torch.from_numpy(indices)])
+
+    def _decoded(self, indices: NDArray[np.int64]) -> Tensor:
+        encoded = self.encoded()
+        images = torch.empty(len(indices), 3, *self.size, dtype=torch.uint8)
 
         def fill(row: int) -> None:
-            images[row] = pil_to_tensor(self._image(indices[row]))
+            images[row] = pil_to_tensor(self._image(encoded[indices[row]], indices[row]))
 
         with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
             for _ in pool.map(fill, range(len(indices))):
                 pass
-        return Split(images=images, labels=self.labels[torch.from_numpy(indices)])
+        return images
 
-    def _image(self, i: int) -> Image.Image:
-        found = self.encoded[i] if isinstance(self.encoded[i], dict) else {}
+    def _image(self, value: Any, i: int) -> Image.Image:
+        found = value if isinstance(value, dict) else {}
         name = f"{self.path}, row {i}" + (f" ({found['path']})" if found.get("path") else "")
         image = decode(found.get("bytes") or b"", name, self.remedy)
         height, width = self.size

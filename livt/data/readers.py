@@ -15,7 +15,11 @@ Shapes: ``N`` images.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,21 +85,21 @@ def _parquet(folder: Path, config: DataConfig) -> Listing:
     fetch = "fetch" if known else "write"
     paths = [_find(folder, config.name, names, known) for names in (TRAIN_FILES, TEST_FILES)]
     tables = [_read_parquet(path, f"{fetch} it anew") for path in paths]
-    labels = tables[0][1]
+    labels = tables[0][0]
     if known:
         classes = [str(label) for label in range(config.num_classes)]
     else:
-        classes = tables[0][2] or numbered(str(paths[0]), labels, f"{fetch} it anew")
-        if tables[1][2] not in (tables[0][2], []):
+        classes = tables[0][1] or numbered(str(paths[0]), labels, f"{fetch} it anew")
+        if tables[1][1] not in (tables[0][1], []):
             raise DataError(f"{paths[1]} names other classes than {paths[0].name}: write it anew with the same names")
     splits = []
-    for path, (encoded, labels, _) in zip(paths, tables, strict=True):
+    for path, (labels, _) in zip(paths, tables, strict=True):
         check_labels(str(path), labels, classes, f"{fetch} it anew")
         size = DATASETS[config.name][1:] if known else config.size
         splits.append(
             EncodedSplit(
                 path=path,
-                encoded=encoded,
+                encoded=partial(_encoded, path, f"{fetch} it anew"),
                 labels=torch.from_numpy(labels),
                 size=size,
                 fit=not known,
@@ -118,25 +122,44 @@ def _find(folder: Path, name: str, candidates: tuple[str, ...], known: bool) -> 
     )
 
 
-def _read_parquet(path: Path, remedy: str) -> tuple[list, NDArray[np.int64], list[str]]:
-    """Return the encoded images, labels [N], and names of the classes, if the file has them."""
+def _read_parquet(path: Path, remedy: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the labels [N], and names of the classes, if the file has them; no image is read."""
     import pyarrow  # only the data folder needs it
     from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(path, columns=["image", "label"])
+    with _readable(path, remedy):
+        schema = parquet.read_schema(path)
+        schema.field("image")
+        table = parquet.read_table(path, columns=["label"])
         if not pyarrow.types.is_integer(table["label"].type):
             raise ValueError(f"label is {table['label'].type}, not an integer")
-        encoded, labels = table["image"].to_pylist(), table["label"].to_numpy().astype(np.int64)
-        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        labels = table["label"].to_numpy().astype(np.int64)
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = features.get("info", {}).get("features", {}).get("label", {}).get("names", [])
         names = [str(name) for name in names]
+    if not len(labels):
+        raise DataError(f"{path} holds no images: {remedy}")
+    return labels, names
+
+
+def _encoded(path: Path, remedy: str) -> list[Any]:
+    """Return the encoded images of a Parquet file."""
+    from pyarrow import parquet
+
+    with _readable(path, remedy):
+        return parquet.read_table(path, columns=["image"])["image"].to_pylist()
+
+
+@contextmanager
+def _readable(path: Path, remedy: str) -> Iterator[None]:
+    """Say of any error while a Parquet file is read that it is not one as it should be."""
+    import pyarrow
+
+    try:
+        yield
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"not a Parquet file with columns image and label ({str(error).splitlines()[0]})"
         raise DataError(f"{path} is {reason}: {remedy}") from None
-    if not len(labels):
-        raise DataError(f"{path} holds no images: {remedy}")
-    return encoded, labels, names
 
 
 def imagenet_lt_counts(path: Path) -> NDArray[np.int64]:

@@ -18,12 +18,13 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
 
 from livt import distributed
-from livt.config import DATASETS, FILE_DATASETS, STAGES, DataConfig, Recipe
+from livt.config import FILE_DATASETS, STAGES, DataConfig, Recipe
 from livt.data.augment import Augment
 from livt.data.channels import moments, moments_of_files
 from livt.data.digits import digit_pairs, digits
 from livt.data.draw import draw, profile_counts, set_apart
 from livt.data.images import FileSplit, Split
+from livt.data.listing import Listing
 from livt.data.readers import folder_of, imagenet_lt_counts, read
 from livt.losses import find
 
@@ -52,9 +53,14 @@ class Dataset:
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of full batches in an epoch. Raises ValueError where there is none."""
-        if batch_size > len(self.train.labels):
-            raise ValueError(f"batch_size {batch_size} exceeds the {len(self.train.labels)} training images")
-        return len(self.train.labels) // batch_size
+        return steps_of(len(self.train.labels), batch_size)
+
+
+def steps_of(images: int, batch_size: int) -> int:
+    """Return the number of full batches in an epoch of so many images. Raises ValueError where there is none."""
+    if batch_size > images:
+        raise ValueError(f"batch_size {batch_size} exceeds the {images} training images")
+    return images // batch_size
 
 
 @lru_cache(maxsize=4)
@@ -68,18 +74,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     generator = np.random.default_rng(0)
     if config.name in EMBEDDED:
         return _in_memory(*EMBEDDED[config.name](config, generator), config)
-    listing = read(config)
-    labels = listing.train.labels.numpy()
-    pool, held_out = np.arange(len(labels)), None
-    if config.evaluation == "validation":
-        pool, held_out = set_apart(labels, listing.classes, config)
-    profile = _tiny_imagenet_counts if config.name == "tiny_imagenet" else profile_counts
-    chosen = pool[draw(labels[pool], listing.classes, config, generator, profile)]
-    train = listing.train.subset(chosen)
-    if held_out is None:
-        evaluation = listing.evaluation.subset(np.arange(len(listing.evaluation.labels)))
-    else:
-        evaluation = listing.train.subset(held_out)
+    listing, chosen, held_out = _chosen(config, generator)
+    train, evaluation = listing.train.subset(chosen), _evaluation(listing, held_out)
     if isinstance(train, Split) and isinstance(evaluation, Split):
         return _in_memory(train, evaluation, config)
     assert isinstance(train, FileSplit)
@@ -94,6 +90,61 @@ def load_dataset(config: DataConfig) -> Dataset:
         mean, std = moments_of_files(train, evaluation, digest)
     class_counts = np.bincount(train.labels.numpy())
     return Dataset(train=train, evaluation=evaluation, class_counts=class_counts, mean=mean, std=std, digest=digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What a data set holds, without an image of it: training images of each class, int [C], images to evaluate on.
+
+    in_files: whether the images stay in files.
+    """
+
+    class_counts: NDArray[np.int64]
+    evaluation_images: int
+    in_files: bool
+
+
+def overview(config: DataConfig) -> Overview:
+    """Return what the data set of a configuration holds; no image of a folder is decoded."""
+    if config.name in EMBEDDED:
+        data = load_dataset(config)
+        counts, evaluation, in_files = data.class_counts, len(data.evaluation.labels), False
+    else:
+        listing, chosen, held_out = _chosen(config, np.random.default_rng(0))
+        counts = np.bincount(listing.train.labels.numpy()[chosen])
+        evaluation = len(listing.evaluation.labels if held_out is None else held_out)
+        in_files = isinstance(listing.train, FileSplit)
+    return Overview(class_counts=counts, evaluation_images=evaluation, in_files=in_files)
+
+
+def load_evaluation(config: DataConfig) -> Split | FileSplit:
+    """Return the evaluation split of a configuration, as :func:`load_dataset` has it; no training image is decoded."""
+    if config.name in EMBEDDED:
+        return load_dataset(config).evaluation
+    listing, _, held_out = _chosen(config, np.random.default_rng(0))
+    split = _evaluation(listing, held_out)
+    if isinstance(split, Split) and split.images.shape[2:] != config.size:
+        return _resized(split, config.size)
+    return split
+
+
+def _chosen(
+    config: DataConfig, generator: np.random.Generator
+) -> tuple[Listing, NDArray[np.int64], NDArray[np.int64] | None]:
+    """Return what a folder holds, which of its training images train, and which are set apart to validate on."""
+    listing = read(config)
+    labels = listing.train.labels.numpy()
+    pool, held_out = np.arange(len(labels)), None
+    if config.evaluation == "validation":
+        pool, held_out = set_apart(labels, listing.classes, config)
+    profile = _tiny_imagenet_counts if config.name == "tiny_imagenet" else profile_counts
+    return listing, pool[draw(labels[pool], listing.classes, config, generator, profile)], held_out
+
+
+def _evaluation(listing: Listing, held_out: NDArray[np.int64] | None) -> Split | FileSplit:
+    if held_out is not None:
+        return listing.train.subset(held_out)
+    return listing.evaluation.subset(np.arange(len(listing.evaluation.labels)))
 
 
 def _in_memory(train: Split, evaluation: Split, config: DataConfig) -> Dataset:
@@ -132,8 +183,7 @@ def _tiny_imagenet_counts(config: DataConfig, available: NDArray[np.int64]) -> N
 
 def classes_of(config: DataConfig) -> int:
     """Return the number of classes of a data set; one's own are counted in its folder."""
-    known = config.name in DATASETS or config.name in FILE_DATASETS
-    return config.num_classes if known else len(read(config).classes)
+    return config.num_classes if config.is_known else len(read(config).classes)
 
 
 def check_fit(recipe: Recipe) -> None:
@@ -143,20 +193,22 @@ def check_fit(recipe: Recipe) -> None:
     """
     find(recipe.finetune.loss, recipe.finetune.tau)
     for name in STAGES:
-        stage = getattr(recipe, name)
-        if stage is None:
-            continue
-        config = recipe.data_of(name)
-        data = load_dataset(config)
-        data.steps_per_epoch(stage.batch_size)
-        Augment(stage.augment, data.mean, data.std)
-        if isinstance(data.train, FileSplit) and (stage.augment.crop_min_scale is None or stage.augment.shift):
-            raise ValueError(
-                f"{name}.augment: the images of {config.name} differ in size, so crop_min_scale must be set, and shift "
-                "be 0"
-            )
-        if stage.accumulation_steps % distributed.size():
-            raise ValueError(
-                f"{distributed.size()} processes cannot share a batch of {stage.accumulation_steps} parts evenly: set "
-                f"{name}.accumulation_steps to a multiple of {distributed.size()}"
-            )
+        if getattr(recipe, name) is not None:
+            data = load_dataset(recipe.data_of(name))
+            check_stage(recipe, name, len(data.train.labels), isinstance(data.train, FileSplit))
+
+
+def check_stage(recipe: Recipe, name: str, images: int, in_files: bool) -> None:
+    """Raise ValueError where a stage cannot train on so many images, in files or in memory, or on so many processes."""
+    stage, config = getattr(recipe, name), recipe.data_of(name)
+    steps_of(images, stage.batch_size)
+    Augment(stage.augment, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # what it makes of its settings is checked
+    if in_files and (stage.augment.crop_min_scale is None or stage.augment.shift):
+        raise ValueError(
+            f"{name}.augment: the images of {config.name} differ in size, so crop_min_scale must be set, and shift be 0"
+        )
+    if stage.accumulation_steps % distributed.size():
+        raise ValueError(
+            f"{distributed.size()} processes cannot share a batch of {stage.accumulation_steps} parts evenly: set "
+            f"{name}.accumulation_steps to a multiple of {distributed.size()}"
+        )

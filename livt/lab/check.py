@@ -6,7 +6,7 @@ promoted record comes through here, so that the code behind can rely on its shap
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from livt.config import RUN_FORMAT, STAGES, Recipe
@@ -14,15 +14,15 @@ from livt.lab.recipes import smoke
 from livt.losses import find
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
-_PARTS: dict[str, type[Any]] = {
-    "id": str,
-    "stage": str,
-    "config": dict,
-    "metrics": list,
-    "result": dict,
-    "environment": dict,
+_PARTS = {
+    "id": "text",
+    "stage": "text",
+    "config": "object",
+    "metrics": "list",
+    "result": "object",
+    "environment": "object",
 }
-_WORDS: dict[type[Any], str] = {str: "text", dict: "an object", list: "a list"}
+_TYPES: dict[str, type] = {"text": str, "object": dict, "list": list}
 
 
 class _Kind(NamedTuple):
@@ -103,8 +103,8 @@ def check_values(values: Any) -> None:
     if not isinstance(values, dict) or not _PARTS.keys() <= values.keys() <= _PARTS.keys() | {"proofs"}:
         raise ValueError(f"a record has {', '.join(_PARTS)}")
     for name, kind in _PARTS.items():
-        if not isinstance(values[name], kind):
-            raise ValueError(f"{name} is {_shown(values[name])}, not {_WORDS[kind]}")
+        if not isinstance(values[name], _TYPES[kind]):
+            raise ValueError(f"{name} is {_shown(values[name])}, not of type {kind}")
     for text in _texts(values):
         if len(text) > 1000 or not text.isprintable():
             raise ValueError(f"the text {_shown(text)} has characters that no record has, or is too long")
@@ -112,12 +112,7 @@ def check_values(values: Any) -> None:
     if stage not in STAGES or not RUN_ID.fullmatch(values["id"]):
         raise ValueError(f"{_shown(values['id'])} is not the name of a run")
     recipe = _checked_recipe(stage, values["config"])
-    scores = {} if stage == "pretrain" else _SCORES  # every other stage trains a classifier
-    for number, row in enumerate(values["metrics"], 1):
-        _check(row, f"epoch {number}", _EPOCH | scores, {})
-        for name in ("probe", "probe_untrained"):
-            if name in row:
-                _check(row[name], f"{name} of epoch {number}", _PROBES, {})
+    check_rows(values["metrics"], stage)
     _check_result(values["result"], stage, recipe)
     _check(values["environment"], "the environment", _ENVIRONMENT, _LATER)
     packages = values["environment"].get("packages")
@@ -128,6 +123,18 @@ def check_values(values: Any) -> None:
         raise ValueError(f"proofs is {_shown(proofs)}")
     for proof in proofs:
         _check(proof, "a proof", _PROOF, {})
+
+
+def check_rows(rows: Sequence[Any], stage: str) -> None:
+    """Raise ValueError saying what in the metrics of a stage's epochs is missing, of another type, or out of range."""
+    scores = {} if stage == "pretrain" else _SCORES  # every other stage trains a classifier
+    for number, row in enumerate(rows, 1):
+        _check(row, f"epoch {number}", _EPOCH | scores, {})
+        if row["epoch"] != number:
+            raise ValueError(f"epoch {number} says that it is epoch {row['epoch']}")
+        for name in ("probe", "probe_untrained"):
+            if name in row:
+                _check(row[name], f"{name} of epoch {number}", _PROBES, {})
 
 
 def _checked_recipe(stage: str, config: Mapping[str, Any]) -> Recipe:
@@ -152,7 +159,7 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
     if stage == "pretrain":
         _check(result, "the result", {"train_loss": _LOSS, "steps_per_epoch": _whole(1)}, {})
         return
-    classes = recipe.data.num_classes
+    classes = recipe.data.num_classes if recipe.data.is_known else _classes(result)
     by_class = {"per_class": _list(_or_null(_PERCENT), classes), "class_counts": _list(_whole(1), classes)}
     later = {"share_to_95": _PERCENT, "fresh": _or_null(_list(_TEXT))}
     _check(result, "the result", _SCORES | by_class, later)
@@ -162,6 +169,12 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
     bins = len(diagram["size"]) if isinstance(diagram, dict) and isinstance(diagram.get("size"), list) else None
     parts = {"size": _list(_whole(0)), **dict.fromkeys(("accuracy", "confidence"), _list(_or_null(_SHARE), bins))}
     _check(diagram, "reliability of the result", parts, {})
+
+
+def _classes(result: Mapping[str, Any]) -> int:
+    """Return the number of classes of images of one's own, which the recipe does not say."""
+    counts = result.get("class_counts")
+    return len(counts) if isinstance(counts, list) else 0
 
 
 def _check(values: Any, where: str, needed: Mapping[str, _Kind], optional: Mapping[str, _Kind]) -> None:

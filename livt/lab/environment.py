@@ -43,7 +43,7 @@ def environment(device: torch.device, wall_time_s: float, images: int, waited_s:
         "packages": {name: _version(name) for name in ("livt", "numpy", "timm", "torch", "torchvision")},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "device": device_name(device),
         "processes": distributed.size(),
         "threads": torch.get_num_threads(),
         "peak_memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2) if on_gpu else None,
@@ -51,6 +51,11 @@ def environment(device: torch.device, wall_time_s: float, images: int, waited_s:
         "wall_time_s": round(wall_time_s, 2),
         "images_per_second": round(images / wall_time_s, 1),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def _processor() -> str:

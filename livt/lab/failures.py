@@ -1,6 +1,7 @@
 """What goes wrong while a run is trained, told to the user: what it was, and what to do."""
 
 import errno
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,14 @@ from livt import distributed
 
 class RunError(RuntimeError):
     """A run that cannot be used: damaged, missing, or contradicting itself. The message names the file."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal has asked this process to end; ``status`` is the exit status that says so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name}: the same command goes on from the last saved epoch")
+        self.status = 128 + number
 
 
 def is_out_of_memory(error: BaseException) -> bool:

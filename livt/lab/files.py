@@ -42,6 +42,11 @@ def dump_json(value: Any) -> bytes:
     return (json.dumps(nan_to_none(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
+def key_of(values: Mapping[str, Any]) -> str:
+    """Return text that is the same for JSON values that are the same."""
+    return json.dumps(values, sort_keys=True)
+
+
 def nan_to_none(value: Any) -> Any:
     """Return JSON values with null for every nan."""
     if isinstance(value, Mapping):

@@ -4,14 +4,12 @@ Matched by what names a run, without its images: nothing is loaded or trained, s
 machine that builds it cannot train.
 """
 
-import json
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
 from livt.config import Recipe
 from livt.lab.failures import RunError
-from livt.lab.files import read_json
+from livt.lab.files import key_of, read_json
 from livt.lab.promoted import promoted_folder, read_promoted
 from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES
@@ -23,7 +21,7 @@ def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> 
     ``store`` None finds promoted records alone. Raises RunError for a record that is damaged, and where a store has two
     of one recipe, of different images.
     """
-    wanted = {recipe: _key(recipe.stage(stage or recipe.last_stage)) for recipe in recipes}
+    wanted = {recipe: key_of(recipe.stage(stage or recipe.last_stage)) for recipe in recipes}
     own = {} if store is None else _stored(store, set(wanted.values()))
     promoted = _promoted()
     found: dict[Recipe, Record] = {}
@@ -50,16 +48,12 @@ def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
     return list(found.values())
 
 
-def _key(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, sort_keys=True)
-
-
 def _stored(store: RunStore, wanted: Collection[str]) -> dict[str, str]:
     """Return the ids of the store's finished runs by what names them, of those that are wanted."""
     found: dict[str, str] = {}
     for run_id in filter(store.is_finished, store.ids()):
         path = store.root / run_id / "config.json"
-        key = _key(read_json(path, f"the run is damaged; delete the folder {path.parent} to train it anew"))
+        key = key_of(read_json(path, f"the run is damaged; delete the folder {path.parent} to train it anew"))
         if key in wanted and key in found:
             raise RunError(
                 f"{found[key]} and {run_id} in {store.root} are of one recipe and different images: keep one of them"
@@ -69,7 +63,7 @@ def _stored(store: RunStore, wanted: Collection[str]) -> dict[str, str]:
 
 
 def _promoted() -> dict[str, Record]:
-    return {_key(record.config): record for record in read_promoted(promoted_folder()).values()}
+    return {key_of(record.config): record for record in read_promoted(promoted_folder()).values()}
 
 
 # ---------------------------------------------------------------- one code in one table

@@ -7,19 +7,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import get_context
-from typing import Any
-
-from tqdm import tqdm
+from multiprocessing import active_children, get_context
+from types import FrameType
+from typing import NoReturn
 
 from livt.config import Engine, Recipe
 from livt.data.batches import loading_processes
 from livt.distributed import cores
-from livt.lab.failures import RunError
+from livt.lab import worker
+from livt.lab.failures import Ended, RunError
 from livt.lab.plan import Plan, TimeIsUp
 from livt.lab.runs import RunStore
 from livt.lab.stages import train
@@ -51,7 +52,7 @@ def train_side_by_side(
     """Train every stage of a plan on this machine, with one process for each of ``devices``.
 
     The first failure stops the rest and is raised; finished runs stay. So does, as TimeIsUp, the ``deadline``, a value
-    of ``time.monotonic``.
+    of ``time.monotonic``, and, as Ended, a signal that ends this process.
     """
     devices = devices[: len(plan.stages)]
     if len(devices) == 1 and deadline is None:  # a limit needs a process that can be ended
@@ -62,65 +63,67 @@ def train_side_by_side(
         engine = replace(engine, workers=loading_processes(len(devices)))
     bar = plan.progress_bar(progress)
     context = get_context("spawn")
-    stop = context.RawValue("b", 0)  # an Event would wait for a killed worker to take notice
     unclaimed = context.SimpleQueue()
     for device in devices:
         unclaimed.put(device)
-    pool = ProcessPoolExecutor(len(devices), context, _start_worker, (os.getpid(), stop, unclaimed))
+    others = set(active_children())
+    pool = ProcessPoolExecutor(len(devices), context, worker.start, (os.getpid(), unclaimed))
     running: dict[Future[None], str] = {}
     trained = set[str]()
 
     def submit(run_ids: Sequence[str]) -> None:
         for run_id in run_ids:
-            running[pool.submit(_train_in_worker, *plan.stages[run_id], store, engine)] = run_id
+            with worker.signals_held():
+                running[pool.submit(_train_in_worker, *plan.stages[run_id], store, engine)] = run_id
 
     try:
-        submit(plan.ready)
-        while running:
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                run_id = running.pop(future)
-                future.result()
-                trained.add(run_id)
-                submit(plan.follows(run_id, trained))
-            plan.show(bar, store)
-            if deadline is not None and time.monotonic() > deadline and running:
-                stop.value = 1
-                wait(running)  # the processes end themselves
-                running.clear()
-                raise TimeIsUp
+        with _signals_raised():
+            submit(plan.ready)
+            while running:
+                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    run_id = running.pop(future)
+                    future.result()
+                    trained.add(run_id)
+                    submit(plan.follows(run_id, trained))
+                plan.show(bar, store)
+                if deadline is not None and time.monotonic() > deadline and running:
+                    raise TimeIsUp
     except BrokenProcessPool:
         raise RunError(
             "a training process was killed, perhaps for lack of memory: try fewer jobs; saved epochs are kept, "
             "and the same command goes on from them"
         ) from None
     finally:
-        bar.close()
-        if running:
-            stop.value = 1
-        pool.shutdown(wait=not running, cancel_futures=True)
+        if running:  # a run survives a kill at any instant
+            for process in set(active_children()) - others:
+                process.kill()
+        pool.shutdown(cancel_futures=True)
+        with suppress(OSError):  # of a terminal that was closed
+            bar.close()
 
 
-_worker_device = ""  # of this process, if it is a worker: one GPU for all its runs
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Raise Ended, once, where a signal would end this process; one that is ignored, as under nohup, stays so."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [s for s in map(signal.Signals.__getitem__, names) if signal.getsignal(s) == signal.SIG_DFL]
 
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        for each in ours:
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
 
-def _start_worker(parent: int, stop: Any, unclaimed: Any) -> None:
-    """End at once with the parent or at its word: a run survives a kill at any instant. Claim a device."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which an end at once would leave behind
-
-    def watch() -> None:
-        while os.getppid() == parent and not stop.value:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    global _worker_device
-    _worker_device = unclaimed.get()
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for each in ours:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _train_in_worker(stage: str, recipe: Recipe, store: RunStore, engine: Engine) -> None:
-    train(stage, recipe, store, device=_worker_device, progress=False, engine=engine)
-
-
-# ---------------------------------------------------------------- jobs of a cluster
+    train(stage, recipe, store, device=worker.device, progress=False, engine=engine)

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from tqdm import tqdm
 
 from livt.config import Recipe
-from livt.lab.runs import RunStore
+from livt.lab.runs import RunStore, progress_text
 
 
 class TimeIsUp(Exception):
@@ -17,10 +17,14 @@ class TimeIsUp(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages to train, by run id, those before that others need; and the runs among them that each needs."""
+    """The stages to train, by run id, those before that others need; and the runs among them that each needs.
+
+    images: those that an epoch of each sees, where they are known.
+    """
 
     stages: Mapping[str, tuple[str, Recipe]]
     needs: Mapping[str, frozenset[str]]
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ready(self) -> list[str]:
@@ -41,16 +45,25 @@ class Plan:
         return lost - set(run_ids)
 
     def progress_bar(self, shown: bool) -> tqdm:
-        """Return a bar over the epochs of all stages."""
-        total = sum(getattr(recipe, stage).epochs for stage, recipe in self.stages.values())
+        """Return a bar over the training images of all stages, repeated ones counted again."""
+        total = sum(_epochs(*planned) * self.images.get(run_id, 1) for run_id, planned in self.stages.items())
         mininterval = 0.2 if sys.stderr.isatty() else 10.0
-        return tqdm(total=total, disable=not shown, unit="epoch", mininterval=mininterval)
+        return tqdm(total=total, disable=not shown, unit="image", unit_scale=True, mininterval=mininterval)
 
     def show(self, bar: tqdm, store: RunStore) -> None:
-        """Bring the bar to what the store holds."""
-        done = sum(store.is_finished(run_id) for run_id in self.stages)
-        bar.set_description(f"{done} of {len(self.stages)} runs", refresh=False)
-        bar.update(sum(store.progress(run_id) for run_id in self.stages) - bar.n)
+        """Bring the bar to what the store holds; of the runs, it shows the one that has last completed an epoch."""
+        finished = sum(store.is_finished(run_id) for run_id in self.stages)
+        done = {run_id: store.progress(run_id) for run_id in self.stages}
+        bar.set_description(f"{finished} of {len(self.stages)} runs", refresh=False)
+        latest = store.latest(self.stages)
+        if latest:
+            text = progress_text(done[latest], _epochs(*self.stages[latest]), store.last_row(latest))
+            bar.set_postfix_str(f"{latest}: {text}", refresh=False)
+        bar.update(sum(done[run_id] * self.images.get(run_id, 1) for run_id in self.stages) - bar.n)
+
+
+def _epochs(stage: str, recipe: Recipe) -> int:
+    return getattr(recipe, stage).epochs
 
 
 def usable_device(name: str) -> str:

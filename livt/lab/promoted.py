@@ -36,13 +36,11 @@ def check_record(values: Mapping[str, Any], source: str) -> Record:
         raise RunError(f"{source}: it has {len(record.metrics)} epochs, but its configuration says {stage['epochs']}")
     found = {
         "digest": RunStore.id(record.config, record.environment["data_digest"]),
-        "epochs": [row["epoch"] for row in record.metrics],
         "peak learning rate": max(row["lr"] for row in record.metrics),
         f"last {score}": record.metrics[-1][score],
     }
     expected = {
         "digest": record.id,
-        "epochs": list(range(1, stage["epochs"] + 1)),
         "peak learning rate": stage["base_lr"] * stage["batch_size"] / 256,
         f"last {score}": record.result[score],
     }

@@ -9,12 +9,13 @@ and a lock makes two processes that ask for one run do the work once.
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from tqdm import tqdm
 
 from livt import distributed
 from livt.config import STAGES, Recipe, digest
-from livt.lab.check import RUN_ID, check_values
+from livt.lab import orphans
+from livt.lab.check import RUN_ID, check_rows, check_values
 from livt.lab.environment import environment, git_state
 from livt.lab.failures import RunError, cannot_write, explained
 from livt.lab.files import dump_json, flat, nan_to_none, parse_json, read_bytes, read_json, sha256, write_atomically
@@ -71,13 +73,22 @@ class Record:
 class OpenRun:
     """A run whose lock this process holds: restore it, save it after each epoch, finish it.
 
-    ``metrics`` are the rows of the complete epochs. Of several processes that train one run, the leader alone writes.
+    ``metrics`` are the rows of the complete epochs, ``images`` are those of an epoch, where they are known. Of several
+    processes that train one run, the leader alone writes.
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], data_digest: str, code: str = "", tensorboard: str = ""
+        self,
+        path: Path,
+        config: dict[str, Any],
+        data_digest: str,
+        code: str = "",
+        tensorboard: str = "",
+        images: int = 0,
     ) -> None:
         self.path = path
+        self.images = images
+        self._bar: tqdm | None = None
         self.code = code
         self.sources: dict[str, str] = {}  # by stage: the runs that this one starts from
         self.tensorboard, self._writer = tensorboard, None
@@ -147,29 +158,55 @@ class OpenRun:
             own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
             if {name: tuple(value.shape) for name, value in state["model"].items()} != own:
                 raise ValueError("is of another model")
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            for number, moments in state["optimizer"]["state"].items():
-                if any(value.ndim and value.shape != parameters[number].shape for value in moments.values()):
-                    raise ValueError("is of another model")
-            sizes = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
-            if sizes != [len(group["params"]) for group in optimizer.param_groups]:
-                raise ValueError("is of another model")
-            if [row["epoch"] for row in state["metrics"]] != list(range(1, len(state["metrics"]) + 1)):
-                raise ValueError("counts its epochs wrongly")
-            float(state["wall_time_s"])
-        except (AttributeError, KeyError, IndexError, TypeError):
+            self._check_optimizer(state["optimizer"], optimizer)
+            rows = nan_to_none(state["metrics"])
+            check_rows(rows, self.config["stage"])
+            if len(rows) > self.config[self.config["stage"]]["epochs"]:
+                raise ValueError(f"has {len(rows)} epochs, more than its configuration")
+            times = (state["wall_time_s"], state.get("waited_s", 0.0))
+            if not all(isinstance(seconds, float) and 0 <= seconds < math.inf for seconds in times):
+                raise ValueError("is no saved state")
+        except (AttributeError, KeyError, IndexError, TypeError, RuntimeError):
             raise ValueError("is no saved state") from None
         return state
 
+    @staticmethod
+    def _check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """Raise ValueError, or an error of a missing or ill-typed part, where a state is not one of the optimizer's."""
+        own = optimizer.state_dict()["param_groups"]
+        # The learning rate is set anew for each step; all else follows from the recipe.
+        if [{**group, "lr": 0} for group in state["param_groups"]] != [{**group, "lr": 0} for group in own]:
+            raise ValueError("is of another optimizer")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, moments in state["state"].items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError("is of another optimizer")
+            if any(value.shape != parameters[number].shape for value in (moments["exp_avg"], moments["exp_avg_sq"])):
+                raise ValueError("is of another model")
+            if moments["step"].numel() != 1:
+                raise ValueError("is of another optimizer")
+
     def epochs(self, total: int, progress: bool) -> Iterator[int]:
-        """Yield the epochs still to train, counted from 0, under a progress bar."""
+        """Yield the epochs still to train, counted from 0, under a progress bar of their images."""
         self._clock, self._total = time.monotonic(), total
         done = len(self.metrics)
         if self.tensorboard and distributed.is_leader():
             self._writer = _summary_writer()(str(Path(self.tensorboard) / self.id), purge_step=done + 1)
         hidden = not (progress and distributed.is_leader())
-        bar = tqdm(range(done, total), self.id, total, initial=done, disable=hidden, unit="epoch", mininterval=1)
-        yield from bar
+        each, unit = (self.images, "image") if self.images else (1, "epoch")
+        with tqdm(
+            desc=self.id,
+            total=total * each,
+            initial=done * each,
+            disable=hidden,
+            unit=unit,
+            unit_scale=True,
+            mininterval=1,
+        ) as self._bar:
+            self._bar.set_postfix_str(progress_text(done, total, self.metrics[-1:]))
+            for epoch in range(done, total):
+                yield epoch
+                self._bar.update(each)
 
     def save(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, row: dict[str, Any], waited: float = 0.0
@@ -182,6 +219,8 @@ class OpenRun:
         self._wall_time, self._clock = self._wall_time + now - self._clock, now
         self._waited = self._waited_before + waited
         self.metrics.append(row)
+        if self._bar is not None:
+            self._bar.set_postfix_str(progress_text(len(self.metrics), self._total, self.metrics[-1:]), refresh=False)
         if not distributed.is_leader():
             return
         recently = now - self._saved_at < self._saving / SAVING
@@ -233,6 +272,21 @@ class OpenRun:
         (self.path / "resume.pt").unlink(missing_ok=True)
 
 
+def progress_text(done: int, total: int, last: Sequence[Mapping[str, Any]]) -> str:
+    """Return how far a run is, and the scores of its last epoch, if it has one.
+
+    >>> progress_text(1, 20, [{"train_loss": 2.5, "accuracy": 31.25, "few": float("nan")}])
+    'epoch 1/20, loss 2.500, accuracy 31.2'
+    """
+    parts = [f"epoch {done}/{total}"]
+    for row in last:
+        for name, key, form in (("loss", "train_loss", ".3f"), ("accuracy", "accuracy", ".1f"), ("few", "few", ".1f")):
+            value = row.get(key)  # null as stored, nan as found, for an empty group
+            if value is not None and value == value:
+                parts.append(f"{name} {value:{form}}")
+    return ", ".join(parts)
+
+
 def damaged(folder: Path) -> str:
     """Return what to do about a run that cannot be used."""
     return f"the run is damaged; delete the folder {folder} to train it anew"
@@ -265,11 +319,17 @@ class RunStore:
 
     @contextmanager
     def open(
-        self, config: dict[str, Any], data_digest: str, device: torch.device | None = None, code: str = ""
+        self,
+        config: dict[str, Any],
+        data_digest: str,
+        device: torch.device | None = None,
+        code: str = "",
+        images: int = 0,
     ) -> Iterator[OpenRun]:
         """Hold the lock of the run of this stage configuration and data; wait while another process holds it.
 
         ``device``: a GPU whose peak memory is that of this run. ``code``: the digest of the code that trains it.
+        ``images``: those of an epoch, for the progress bar.
 
         Raises RunError where the store cannot be written, and where memory runs out under the lock.
         """
@@ -286,10 +346,11 @@ class RunStore:
         except OSError as error:
             raise RunError(cannot_write(self.root, error)) from None
         try:
-            run = OpenRun(path, config, data_digest, code, self.tensorboard)
+            run = OpenRun(path, config, data_digest, code, self.tensorboard, images)
             if device and device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            yield run
+            with orphans.none():
+                yield run
         except (MemoryError, RuntimeError) as error:
             told = explained(error, path.name, config)
             if told is None:
@@ -329,6 +390,22 @@ class RunStore:
             return (self.root / run_id / "metrics.jsonl").read_bytes().count(b"\n")
         except OSError:
             return 0
+
+    def last_row(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the metrics of a run's last complete epoch, also of one in training; nothing where there is none."""
+        try:
+            row = parse_json((self.root / run_id / "metrics.jsonl").read_bytes().splitlines()[-1])
+        except (OSError, IndexError, ValueError):
+            return []
+        return [row] if isinstance(row, dict) else []
+
+    def latest(self, run_ids: Iterable[str]) -> str:
+        """Return which of some runs has last completed an epoch, or ""."""
+        times = {}
+        for run_id in run_ids:
+            with suppress(OSError):
+                times[run_id] = (self.root / run_id / "metrics.jsonl").stat().st_mtime_ns
+        return max(times, key=times.__getitem__, default="")
 
     def is_finished(self, run_id: str) -> bool:
         return (self.root / run_id / "result.json").exists()

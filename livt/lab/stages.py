@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -32,12 +33,12 @@ class Stage:
 
     train: a loop, called with recipe, images, the open run, ``device``, ``progress``, ``engine``, and the weights that
     it needs under the names that ``needs`` gives them, by the stage that hands them over. model: the untrained model
-    of a recipe, whose weights the run keeps. gives: what the stage hands over, from the weights of its run. uses:
-    modules that the loop calls by a name of the recipe, as the loss.
+    of a recipe for so many classes, whose weights the run keeps. gives: what the stage hands over, from the weights of
+    its run. uses: modules that the loop calls by a name of the recipe, as the loss.
     """
 
     train: Callable[..., None]
-    model: Callable[[Recipe], nn.Module]
+    model: Callable[[Recipe, int], nn.Module]
     needs: Mapping[str, str] = field(default_factory=dict)
     gives: Callable[[Weights], Weights] = dict
     uses: Callable[[Recipe], list[str]] = lambda recipe: []
@@ -53,10 +54,10 @@ def _loss_module(recipe: Recipe) -> list[str]:
 
 
 STAGES = {
-    "pretrain": Stage(train=pretrain, model=create_mae, gives=encoder_weights),
+    "pretrain": Stage(train=pretrain, model=lambda recipe, classes: create_mae(recipe), gives=encoder_weights),
     "finetune": Stage(
         train=finetune,
-        model=lambda recipe: create_classifier(recipe, recipe.data.num_classes),
+        model=create_classifier,
         needs={"pretrain": "encoder"},
         uses=_loss_module,
     ),
@@ -84,7 +85,8 @@ def train(
     """
     check_fit(recipe)
     recipe_config, data, on = recipe.stage(stage), load_dataset(recipe.data_of(stage)), torch.device(device)
-    with store.open(recipe_config, data.digest, on, STAGES[stage].code(recipe)) as run:
+    images = data.steps_per_epoch(batch := getattr(recipe, stage).batch_size) * batch
+    with store.open(recipe_config, data.digest, on, STAGES[stage].code(recipe), images) as run:
         if not run.finished:
             given: dict[str, Any] = {}
             for need in recipe.needs(stage):
@@ -103,10 +105,17 @@ def _weights(source: str, stage: str, store: RunStore) -> Weights:
 def load_weights(record: Record, store: RunStore) -> dict[str, Tensor]:
     """Return the weights of a run of the store. Raises RunError where they are not those of its recipe's model."""
     path = store.weights(record.id)
-    recipe = recipe_of(record.stage, record.config)
+    classes = len(record.result.get("class_counts", ()))  # of images of one's own, the recipe does not say how many
     try:
-        if recipe.pretrain is not None and recipe.pretrain.decoder_depth > MAX_BLOCKS:
-            raise ValueError(f"cannot have the {recipe.pretrain.decoder_depth} decoder blocks of its recipe")
-        return read_weights(path, lambda: STAGES[record.stage].model(recipe))
+        return read_weights(path, _untrained(record.stage, recipe_of(record.stage, record.config), classes))
     except (ValueError, OverflowError, RuntimeError) as error:  # a recipe can ask for more than a tensor can have
         raise RunError(f"{path} {error}: {damaged(path.parent)}") from None
+
+
+@lru_cache(maxsize=32)
+def _untrained(stage: str, recipe: Recipe, classes: int) -> nn.Module:
+    """Return the model of a recipe's stage without memory, for its names and shapes."""
+    if recipe.pretrain is not None and recipe.pretrain.decoder_depth > MAX_BLOCKS:
+        raise ValueError(f"cannot have the {recipe.pretrain.decoder_depth} decoder blocks of its recipe")
+    with torch.device("meta"):
+        return STAGES[stage].model(recipe, classes)

@@ -22,9 +22,10 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
 
     Raises ValueError for a pretraining run, RunError where the data have changed since the run.
     """
+    weights = load_weights(record, store)  # first: they bound what the recipe says of its images
     data, recipe = data_of(record), record.recipe
     vit = create_classifier(recipe, data.num_classes)
-    vit.load_state_dict(load_weights(record, store))
+    vit.load_state_dict(weights)
     augment = Augment(recipe.finetune.augment, data.mean, data.std)
     place(vit, torch.device(device), recipe.finetune.precision)
     return predict(vit, data.evaluation, augment, recipe.finetune.precision)
@@ -53,8 +54,8 @@ def save_for_timm(record: Record, store: RunStore, folder: Path) -> None:
     ``folder`` gets ``model.safetensors`` and ``config.json``, the latter last. Raises ValueError for a pretraining run,
     RunError where the data, whose mean and deviation belong to the model, have changed since the run.
     """
-    data = data_of(record)
     load_weights(record, store)  # they are those of the model, or nothing is written
+    data = data_of(record)
     recipe = record.recipe
     size, patch_size = recipe.data.size, recipe.model.patch_size
     crop = evaluation_crop(size[0]) if isinstance(data.evaluation, FileSplit) else 1.0  # in memory are whole images

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from livt.config import Engine, Recipe
-from livt.data.sets import check_fit
+from livt.data.sets import check_fit, load_dataset
 from livt.lab.find import tell_of_other_code
 from livt.lab.local import devices_of, train_side_by_side
 from livt.lab.plan import Plan, TimeIsUp
@@ -60,6 +60,7 @@ def plan(recipes: Sequence[Recipe], store: RunStore) -> Plan:
     """Return the stages of the recipes that are not in the store. Raises RunError where what is there is damaged."""
     stages: dict[str, tuple[str, Recipe]] = {}
     needs: dict[str, frozenset[str]] = {}
+    images: dict[str, int] = {}
 
     def add(stage: str, recipe: Recipe) -> str:
         """Plan a stage and what it needs; return its run id, or nothing where it is finished."""
@@ -70,9 +71,11 @@ def plan(recipes: Sequence[Recipe], store: RunStore) -> Plan:
         if name not in stages:
             needed = frozenset(add(need, recipe) for need in recipe.needs(stage)) - {""}
             stages[name], needs[name] = (stage, recipe), needed
+            batch_size = getattr(recipe, stage).batch_size
+            images[name] = load_dataset(recipe.data_of(stage)).steps_per_epoch(batch_size) * batch_size
         return name
 
     for recipe in dict.fromkeys(recipes):
         check_fit(recipe)
         add(recipe.last_stage, recipe)
-    return Plan(stages, needs)
+    return Plan(stages, needs, images)

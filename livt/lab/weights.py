@@ -1,9 +1,7 @@
 """Weights of runs, read from files that somebody may have made to do harm: bounds first, then content."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -28,14 +26,12 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, (_, shape) in found.items()}
 
 
-def read_weights(path: Path, create: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """Return the weights in a safetensors file, which are those of the model that ``create`` makes.
+def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights in a safetensors file, which are those of ``model``: one on the meta device will do.
 
     Raises ValueError saying what differs, or that one of them is not finite.
     """
     found = shapes(path)
-    with torch.device("meta"):
-        model = create()
     problem = misfit(model, found)
     if problem:
         raise ValueError(f"does not fit the model of its recipe: {problem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -44,6 +45,23 @@ PATCH = 2
 DIGITS = np.random.default_rng(0).integers(0, 256, (8, 16))
 ORDER = np.random.default_rng(1).permutation(32).tolist()
 PREDICTED = {v: DIGITS + np.random.default_rng(v).normal(scale=200 - 5 * v, size=(8, 16)) for v in range(1, 32)}
+GROUPS = ("all", "few")
+STRENGTHS = ("0", "0.5", "1", "1.5")
+# Accuracies without a pattern, so that no step is by chance that of another place.
+MEASURED = {
+    title: {
+        start: {
+            tau: dict(zip(GROUPS, np.random.default_rng([i, j, k]).uniform(0, 100, 2).tolist(), strict=True))
+            for k, tau in enumerate(strengths)
+        }
+        for j, start in enumerate(("zero", "uniform", "prior"))
+    }
+    for i, (title, strengths) in enumerate({"digits": STRENGTHS, "photos": ("0", "1")}.items())
+}
+for values in MEASURED["photos"].values():
+    for by_group in values.values():
+        by_group["few"] = None
+STARTS = {"zero": "1/2 for every class", "uniform": "1/C for every class", "prior": "the prior"}
 STEPS = [
     ("Sum", r"a + b = b + a", r"addition \(+\) commutes", True),
     ("Order", r"a < a + 1", "always", False),
@@ -66,6 +84,7 @@ def figures() -> dict[str, str]:
         ),
         "gradient-flow": interactive.gradient_flow(BATCH),
         "count-explorer": interactive.count_explorer(LINE),
+        "anatomy-explorer": interactive.anatomy_explorer(MEASURED, fallback=fallback("Accuracy of BCE by start.")),
         "mae-stepper": interactive.mae_stepper(DIGITS, PREDICTED, ORDER, PATCH),
         "proof": interactive.proof("A proof", STEPS),
     }
@@ -109,7 +128,7 @@ def open_page(browser: Browser, page_file: Path) -> Iterator[Callable[..., Page]
             "request",
             lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url),
         )
-        page.goto(page_file.as_uri())
+        page.goto(page_file.as_uri(), timeout=120_000)  # a busy machine
         return page
 
     yield open_page
@@ -160,6 +179,60 @@ def drag(root: Locator, name: str, share: float) -> None:
 
 def set_slider(root: Locator, name: str, value: float) -> None:
     control(root, name).fill(str(value))
+
+
+# ------------------------------------------------------------------------------------------- from BCE to Bal-BCE
+
+
+def expected_steps(title: str, start: str, tau: str, group: str) -> dict[str, float]:
+    """What each step adds to BCE from 1/2: along the starts up to ``start``, then by the removal at it."""
+    of = MEASURED[title]
+    path = ["zero", "uniform", "prior"][: ["zero", "uniform", "prior"].index(start) + 1]
+    gains = [of[after]["0"][group] - of[before]["0"][group] for before, after in itertools.pairwise(path)] + [0, 0]
+    base, result = of["zero"]["0"][group], of[start][tau][group]
+    return {
+        "base": base,
+        "plateau": gains[0],
+        "prior": gains[1] if start == "prior" else 0,
+        "removal": result - of[start]["0"][group],
+        "result": result,
+    }
+
+
+def check_steps(root: Locator, *chosen: str) -> None:
+    found = {name: number(root, f"value-{name}") for name in ("base", "plateau", "prior", "removal", "result")}
+    assert found == pytest.approx(expected_steps(*chosen), abs=EXACT)
+    steps = sum(found[name] for name in ("base", "plateau", "prior", "removal"))
+    assert steps == pytest.approx(found["result"]), "the steps do not lead to the result"
+
+
+def test_the_steps_are_differences_of_what_was_measured(open_page):
+    root = figure(open_page(), "anatomy-explorer")
+    check_steps(root, "digits", "prior", "1", "all")
+    for start, text_of in STARTS.items():
+        control(root, "start").select_option(text_of)
+        check_steps(root, "digits", start, "1", "all")
+    control(root, "group").select_option("few")
+    press(root, "tau", "ArrowRight")
+    assert number(root, "tau") == 1.5
+    check_steps(root, "digits", "prior", "1.5", "few")
+    press(root, "tau", "Home", "ArrowRight")
+    check_steps(root, "digits", "prior", "0.5", "few")
+    press(root, "removal", "Space")
+    check_steps(root, "digits", "prior", "0", "few")
+    assert control(root, "tau").is_disabled()
+
+
+def test_a_suite_with_fewer_strengths_and_without_a_group(open_page):
+    root = figure(open_page(), "anatomy-explorer")
+    press(root, "tau", "ArrowRight")
+    control(root, "data").select_option("photos")
+    assert number(root, "tau") == 1
+    assert "measured at 0 and 1 alone" in text(root, "tau")
+    check_steps(root, "photos", "prior", "1", "all")
+    control(root, "group").select_option("few")
+    assert text(root, "summary") == "photos has no few classes."
+    assert text(root, "value-result") == "no class"
 
 
 # ------------------------------------------------------------------------------------------------ the bias
@@ -518,9 +591,9 @@ def test_without_scripts_the_static_figures_stand(open_page):
 def test_with_scripts_the_live_figures_take_their_place(open_page):
     page = open_page()
     assert not any(image.is_visible() for image in page.locator(".livt-fallback img").all())
-    assert page.locator(".livt-live").count() == 6
+    assert page.locator(".livt-live").count() == 7
     charts = page.locator("svg.livt-plot, svg.livt-pixels")
-    assert charts.count() == 17
+    assert charts.count() == 18
     for chart in charts.all():
         assert chart.is_visible()
         assert chart.get_attribute("role") == "img"
@@ -530,7 +603,7 @@ def test_with_scripts_the_live_figures_take_their_place(open_page):
 def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
     page = open_page()
     controls = page.locator("input, select")
-    assert controls.count() == 9 + len(LINE)
+    assert controls.count() == 14 + len(LINE)
     for element in controls.all():
         assert element.evaluate("e => e.labels.length === 1 && e.labels[0].textContent.length > 3")
     reached = set()
@@ -550,6 +623,7 @@ def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
         "all",
         "again",
     } <= reached
+    assert {"data", "group", "start", "removal"} <= reached
 
 
 def test_no_number_is_missing(open_page):

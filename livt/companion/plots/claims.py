@@ -39,8 +39,8 @@ def contrasts(rows: Sequence[tuple[str, Contrast]], measured: pd.DataFrame) -> F
     for axis, (unit, own) in zip(axes.flat, units.items(), strict=True):
         for y, (_, contrast) in enumerate(own):
             marks |= _row(axis, y, contrast, measured)
-        names = [fill(f"{claim}  {contrast.label}", 36) for claim, contrast in own]
-        axis.set_yticks(range(len(own)), names)
+        names = [fill(f"{claim}  {contrast.label}", 36, break_on_hyphens=False) for claim, contrast in own]
+        axis.set_yticks(range(len(own)), names, multialignment="right")
         axis.set(xlabel=unit, ylim=(len(own) - 0.4, -0.6))
         axis.grid(axis="y", visible=False)
     figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=3)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from livt.companion.plots import COLOURS, HATCHES, WIDTH
+from livt.companion.plots import COLOURS, WIDTH
 from livt.companion.published import LOSS_NAMES
 
 MOVED, OTHER = "#009E73", "#9AA3AD"
@@ -45,7 +45,8 @@ def counts(
             colour = colours[c] if c == len(classes) - 1 or c % 2 else "white"
             left_end, right_end = max(place[start] - step / 2, first), min(place[stop - 1] + step / 2, last)
             width = right_end - left_end
-            axis.barh(row, width, left=left_end, height=0.7, color=colour, edgecolor="0.25")
+            if width > 0:  # else beyond what is drawn
+                axis.barh(row, width, left=left_end, height=0.7, color=colour, edgecolor="0.25")
             if width > 0.4:
                 axis.text(left_end + width / 2, row, str(c + 1), ha="center", va="center")
             start = stop
@@ -63,7 +64,7 @@ def gradients(
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, sharey=True, layout="constrained")
     place = np.arange(len(class_counts))
     for axis, (name, (pull, push)) in zip(axes.flat, forces.items(), strict=True):
-        axis.bar(place, pull, color=COLOURS[name], edgecolor="0.25", hatch=HATCHES[name], label="own images")
+        axis.bar(place, pull, color=COLOURS[name], edgecolor="0.25", label="own images")
         axis.bar(place, push, color="white", edgecolor="0.25", label="other images")
         axis.plot(place, pull + push, "D", color="0.1", markersize=5, label="sum")
         axis.axhline(0, color="0.25", linewidth=0.8)

@@ -1,0 +1,184 @@
+"""What training would take, told before anything trains: parameters, floating-point operations, memory and hours.
+
+All are read off the model on no device at all: nothing is computed but, for a machine that has no run to tell its
+speed, how fast it multiplies large matrices. Hours and memory are estimates.
+"""
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from livt.config import Recipe
+from livt.data.sets import Overview, check_stage, overview, steps_of
+from livt.lab.environment import device_name
+from livt.lab.runs import Record
+from livt.lab.stages import STAGES
+from livt.longtail import GROUPS, shot_groups
+
+# The least and most of the rate at which a device multiplies large matrices that training steps were seen to use:
+# from the smallest models to ViT-Base. On a GPU they are assumed, as in livt.lab.recipes.
+SHARES = {"cpu": (0.08, 0.7), "cuda": (0.05, 0.4)}
+BYTES_PER_PARAMETER = 18  # weight, gradient and AdamW's two moments in float32, and a copy of the weight in bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one stage of a recipe. flops: of one training image, forward and backward. memory: bytes of the model, its
+    optimiser and the activations of one part of a batch; images: bytes of all images where they are held in memory.
+    """
+
+    stage: str
+    found: Overview
+    parameters: int
+    flops: int
+    steps_per_epoch: int
+    epochs: int
+    batch_size: int
+    memory: int
+    images: int
+
+    @property
+    def trained_images(self) -> int:
+        """The images that are seen in training, repeated ones counted again."""
+        return self.epochs * self.steps_per_epoch * self.batch_size
+
+
+def cost_of(stage: str, recipe: Recipe) -> Cost:
+    """Return what a stage of a recipe takes. Raises ValueError where it cannot train on its data; no image is read."""
+    settings, data = getattr(recipe, stage), recipe.data_of(stage)
+    found = overview(data)
+    total = int(found.class_counts.sum())
+    check_stage(recipe, stage, total, found.in_files)
+    classes = len(found.class_counts)
+    with torch.device("meta"):
+        model = STAGES[stage].model(recipe, classes).train()
+        images = torch.zeros(1, 3, *data.size)
+    with FlopCounterMode(display=False) as counter:
+        _forward(model, recipe, stage, images).sum().backward()
+    parameters = sum(p.numel() for p in model.parameters())
+    part = settings.batch_size // settings.accumulation_steps
+    one, two = (_kept(recipe, stage, classes, n) for n in (1, 2))
+    held = 0 if found.in_files else (total + found.evaluation_images) * 3 * data.size[0] * data.size[1]
+    return Cost(
+        stage=stage,
+        found=found,
+        parameters=parameters,
+        flops=counter.get_total_flops(),
+        steps_per_epoch=steps_of(total, settings.batch_size),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        memory=BYTES_PER_PARAMETER * parameters + (two - one) * part,
+        images=held,
+    )
+
+
+def _forward(model: nn.Module, recipe: Recipe, stage: str, images: Tensor) -> Tensor:
+    """Return what a stage trains by: the loss of a masked autoencoder, the logits of a classifier."""
+    if stage == "pretrain" and recipe.pretrain is not None:
+        return model(images, recipe.pretrain.mask_ratio).loss
+    return model(images)
+
+
+def _kept(recipe: Recipe, stage: str, classes: int, images: int) -> int:
+    """Return the bytes that autograd keeps of a forward pass of so many images, parameters left out.
+
+    The tensors are fakes, of a shape and a type and without content.
+    """
+    with torch.device("meta"):
+        model = STAGES[stage].model(recipe, classes).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        storages: dict[int, torch.UntypedStorage] = {}  # held, so that no two have one address
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage
+            return tensor
+
+        narrow = torch.autocast("cpu", torch.bfloat16, enabled=getattr(recipe, stage).precision == "bfloat16")
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), narrow:
+            _forward(model, recipe, stage, torch.zeros(images, 3, *recipe.data_of(stage).size))
+        return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
+
+
+# ---------------------------------------------------------------- time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Floating-point operations a second of training, at least and at most, and what that is taken from."""
+
+    low: float
+    high: float
+    source: str
+
+
+def speed_of(stage: str, recipe: Recipe, cost: Cost, device: torch.device, records: Iterable[Record]) -> Speed:
+    """Return how fast this machine trains a stage: as runs of the same model here did, else as it multiplies."""
+    name = device_name(device)
+    seen = [
+        record
+        for record in records
+        if record.stage == stage and record.environment["device"] == name and _alike(record, stage, recipe)
+    ]
+    if seen:
+        rates = [record.environment["images_per_second"] for record in seen]
+        what = f"{len(seen)} runs of this model on this kind of machine, {statistics.median(rates):,.0f} images/s"
+        return Speed(low=min(rates) * cost.flops, high=max(rates) * cost.flops, source=what)
+    rate = _multiplication(device, getattr(recipe, stage).precision)
+    low, high = SHARES.get(device.type, SHARES["cuda"])
+    source = (
+        f"{100 * low:.0f} to {100 * high:.0f} % of {rate / 1e9:,.0f} GFLOP/s, at which it multiplies large matrices"
+    )
+    return Speed(low=low * rate, high=high * rate, source=source)
+
+
+def _alike(record: Record, stage: str, recipe: Recipe) -> bool:
+    """Whether a run has the model, the image size and the settings that decide how long a step takes."""
+    config, own = record.config, recipe.stage(stage)
+    sizes = [values["data"].get("image_size") for values in (config, own)], [v["data"]["name"] for v in (config, own)]
+    decisive = ("batch_size", "accumulation_steps", "precision", "mask_ratio", "decoder_width", "decoder_depth")
+    same = all(config[stage].get(key) == own[stage].get(key) for key in decisive)
+    return same and config["model"] == own["model"] and all(len(set(pair)) == 1 for pair in sizes)
+
+
+def _multiplication(device: torch.device, precision: str) -> float:
+    """Return the floating-point operations a second of a matrix product, on one CPU thread or one GPU."""
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = torch.ones(side, side, dtype=dtype, device=device)
+        rates = []
+        for _ in range(4):  # the first warms up
+            start = time.perf_counter()
+            (one @ one)[0, 0].item()
+            rates.append(2 * side**3 / (time.perf_counter() - start))
+    finally:
+        torch.set_num_threads(threads)
+    return max(rates)
+
+
+def hours(cost: Cost, speed: Speed) -> tuple[float, float]:
+    """Return the hours of a stage on one device, at least and at most; evaluation and loading come on top."""
+    total = cost.flops * cost.trained_images / 3600
+    return total / speed.high, total / speed.low
+
+
+def counts_text(found: Overview) -> str:
+    """Return the images of a data set and their imbalance in a line."""
+    counts = found.class_counts
+    groups = shot_groups(counts)
+    sizes = ", ".join(f"{int((groups == group).sum()):,} {group}" for group in GROUPS)
+    return (
+        f"{int(counts.sum()):,} to train on, {len(counts):,} classes of {counts.max():,} to {counts.min():,} "
+        f"({sizes}); {found.evaluation_images:,} to evaluate on"
+    )
