@@ -1,6 +1,6 @@
 """Reads the folder of a data set: which images it holds, of which classes.
 
-Four layouts give the same :class:`Listing`; ``livt.data.folders`` reads the last two:
+Four layouts give the same :class:`~livt.data.listing.Listing`; ``livt.data.folders`` reads the last two:
 
 - ``train.parquet`` and ``test.parquet`` (else ``val.parquet``), in the Hugging Face image layout: ``image`` = bytes and
   path, ``label`` = an integer;
