@@ -98,7 +98,8 @@ def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
             black = ["0.1"] * len(COLOURS)
             sns.stripplot(tidy, **shared, palette=black, dodge=True, jitter=False, size=3, legend=False, marker="D")
         axis.set(title=title, xlabel="", ylim=(0, 103))
-    figure.supxlabel("classes by number of training images", fontsize=9)
+    for axis in axes:
+        axis.set_xlabel("classes by training images")
     marks = [Patch(facecolor=COLOURS[loss], edgecolor="0.2", hatch=HATCHES[loss]) for loss in COLOURS]
     figure.legend(marks, [LOSS_NAMES[loss] for loss in COLOURS], loc="outside lower center", ncols=len(COLOURS))
     return figure
