@@ -33,6 +33,8 @@ DASHES: dict[str, Any] = {
     "bal_bce": (0, (6, 1.5, 1.5, 1.5)),
 }
 METRIC_NAMES = {"accuracy": "all", "many": "many", "medium": "medium", "few": "few"}
+# Of the shot groups: the palette's other colours, as those of the losses mean the losses.
+GROUP_COLOURS = {"accuracy": "0.1", "many": "#009E73", "medium": "#CC79A7", "few": "0.5"}
 
 
 WIDTH = 7.1  # inches: the column of a page, in which a figure is shown as large as it is drawn
