@@ -57,9 +57,8 @@ def test_runs_are_chosen_sorted_and_shown_by_columns(capsys, store):
     assert len(listed(capsys, store, "--suite", "smoke")) == 4
     assert listed(capsys, store, "--suite", "digits") == []
     assert len(listed(capsys, store, "--where", "epochs>1", "--where", "epochs<3")) == 4
-    status, out, _ = run(
-        capsys, "runs", "list", "--runs", str(store.root), "--stage", "finetune", "--columns", "finetune.loss,accuracy,state"
-    )  # fmt: skip
+    options = ["--stage", "finetune", "--columns", "finetune.loss,accuracy,state"]
+    status, out, _ = run(capsys, "runs", "list", "--runs", str(store.root), *options)
     lines = [line.split() for line in out.splitlines()]
     assert (status, lines[0]) == (0, ["finetune.loss", "accuracy", "state"])
     assert sorted(line[::2] for line in lines[1:]) == [["bal_bce", "unfinished"], ["bce", "finished"]]

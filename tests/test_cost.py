@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from finished import finished
-from test_recipes import kept_bytes
 
 from livt import __main__ as cli
 from livt.config import with_overrides
@@ -36,13 +35,13 @@ def test_parameters_steps_and_operations_of_a_stage():
 def test_memory_is_what_pytorch_keeps_of_a_part(precision):
     recipe = with_overrides(RECIPES["smoke"](), {"finetune.precision": precision, "finetune.accumulation_steps": 2})
     vit = create_classifier(recipe, 10).train()
-    count = kept_bytes if precision == "bfloat16" else plain_bytes
-    one, two = (count(vit, torch.randn(n, 3, 8, 8)) for n in (1, 2))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        one, two = (kept_bytes(vit, torch.randn(n, 3, 8, 8)) for n in (1, 2))
     expected = 18 * sum(p.numel() for p in vit.parameters()) + (two - one) * 32
     assert cost_of("finetune", recipe).memory == pytest.approx(expected, rel=0.01)
 
 
-def plain_bytes(model, images):
+def kept_bytes(model, images):
     own, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
     def pack(tensor):

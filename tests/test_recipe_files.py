@@ -62,7 +62,8 @@ def test_the_printed_file_trains_the_same_run(tmp_path, capsys):
 def test_what_a_file_leaves_out_stands_at_its_default_and_powers_are_numbers(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
-        "data: {name: digits, max_count: 100, imbalance_factor: 10}\nmodel: {size: pico, patch_size: 4}\npretrain: null\n"
+        "data: {name: digits, max_count: 100, imbalance_factor: 10}\n"
+        "model: {size: pico, patch_size: 4}\npretrain: null\n"
         "finetune: {loss: ce, epochs: 2, warmup_epochs: 0, batch_size: 32, base_lr: 1e-3, min_lr: 1E-6}\n"
     )
     recipe = read_recipe(path)
