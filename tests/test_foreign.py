@@ -1,4 +1,4 @@
-"""Somebody else's classifiers: official files, safetensors, timm's folders; against timm and this package's reader."""
+"""Somebody else's classifiers: official files, safetensors, timm's folders, held against timm and a plain forward."""
 
 import json
 
@@ -149,8 +149,8 @@ def without_head(path, model):
         (lambda path, model: path.write_bytes(b"junk"), "is damaged, or holds more than weights"),
         (without_head, "has no classifier (no weight 'head.weight'): it is an encoder"),
         (damage, "numbers that are not finite"),
-        (lambda path, _: torch.save({"model": vit(num_classes=7).state_dict()}, path), "the model has 7 classes, and"),
-        (lambda path, _: torch.save({"model": vit(init_values=1.0).state_dict()}, path), "unexpected 'blocks.0.ls1"),
+        (lambda path, model: save(vit(num_classes=7), path, "pth"), "the model has 7 classes, and"),
+        (lambda path, model: save(vit(init_values=1.0), path, "pth"), "unexpected 'blocks.0.ls1"),
     ],
     ids=["absent", "junk", "headless", "nan", "classes", "layer scale"],
 )  # fmt: skip
