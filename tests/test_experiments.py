@@ -194,14 +194,19 @@ def test_the_first_failure_stops_the_rest_and_is_raised(tmp_path):
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
 
 
+def wait_for_a_run(root):
+    deadline = time.monotonic() + 120
+    while not RunStore(root).ids():
+        assert time.monotonic() < deadline, "no run has begun within two minutes: this machine is busy"
+        time.sleep(0.05)
+
+
 @needs_proc
 def test_a_killed_worker_is_one_clear_error(tmp_path):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke"]
     command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "digits", "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_a_run(tmp_path)
     workers = [int(pid) for pid in _members(process.pid) if int(pid) != process.pid and _is_worker(pid)]
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -225,9 +230,7 @@ def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     # A shell's background job ignores the interrupt, and so would what it starts.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=heed)
-    deadline = time.monotonic() + 120
-    while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_a_run(tmp_path)
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
