@@ -596,11 +596,13 @@ def test_a_killed_sweep_takes_its_trainings_and_their_loaders_with_it(tmp_path):
     """They compute, and hold the lock of a run: all are gone, and the lock is free, at once."""
     lock = tmp_path / "lock"
     sweep = subprocess.Popen([sys.executable, "-c", FAMILY, str(lock)], stdout=subprocess.PIPE, text=True)
-    family = [int(sweep.stdout.readline()) for _ in range(2)]
-    with pytest.raises(Timeout):
-        FileLock(lock).acquire(timeout=0)
-    sweep.kill()
-    sweep.wait()
+    try:
+        family = [int(sweep.stdout.readline()) for _ in range(2)]
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+    finally:
+        sweep.kill()
+        sweep.wait()
     end = time.monotonic() + 20
     while any(map(runs_on, family)) and time.monotonic() < end:
         time.sleep(0.05)
