@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from finished import finished
 
 from livt import __main__ as cli
 from livt.config import with_overrides
@@ -13,8 +12,8 @@ from livt.finetune import create_classifier
 from livt.lab.cost import Cost, Speed, cost_of, hours, speed_of
 from livt.lab.environment import device_name
 from livt.lab.experiments import flops_per_image
+from livt.lab.promoted import promoted_folder, read_promoted
 from livt.lab.recipes import RECIPES
-from livt.lab.runs import RunStore
 from livt.pretrain import create_mae
 
 CPU = torch.device("cpu")
@@ -59,17 +58,17 @@ def test_hours_are_operations_over_speed():
     assert hours(found, slow) == (pytest.approx(1), pytest.approx(4))
 
 
-def test_speed_is_that_of_runs_of_the_same_model_on_the_same_machine(tmp_path):
-    recipe = RECIPES["smoke"]()
-    cost: Cost = cost_of("finetune", recipe)
-    record = finished(recipe, RunStore(tmp_path))
+def test_speed_is_that_of_runs_of_the_same_model_on_the_same_machine():
+    record = next(r for r in read_promoted(promoted_folder()).values() if r.stage == "finetune")
+    recipe = record.recipe
+    cost: Cost = replace(cost_of("finetune", RECIPES["smoke"]()), flops=1000)
     environment = record.environment | {"device": device_name(CPU), "images_per_second": 50.0}
     same = replace(record, environment=environment)
     found = speed_of("finetune", replace(recipe, seed=5), cost, CPU, [same])
-    assert (found.low, found.high) == (50 * cost.flops, 50 * cost.flops)
+    assert (found.low, found.high) == (50_000, 50_000)
     assert found.source == "1 runs of this model on this kind of machine, 50 images/s"
     other = replace(record, environment=environment | {"device": "another"})
-    for records, wanted in (([other], recipe), ([same], with_overrides(recipe, {"model.size": "femto"}))):
+    for records, wanted in (([other], recipe), ([same], with_overrides(recipe, {"model.size": "large"}))):
         assert "of a large matrix product here" in speed_of("finetune", wanted, cost, CPU, records).source
 
 
