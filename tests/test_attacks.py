@@ -629,10 +629,14 @@ def test_a_signal_that_ends_a_sweep_is_one_line_and_its_own_status(capsys, monke
 
     signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
     monkeypatch.setattr(cli, "_run", ended)
-    assert cli.main(["reproduce", "loss_ablation"]) == 128 + number
+    before = signal.signal(number, signal.SIG_DFL)  # a nohup of the tests would have it ignored
+    try:
+        assert cli.main(["reproduce", "loss_ablation"]) == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     told = f"\nlivt: interrupted; {number.name}: the same command goes on from the last saved epoch\n"
     assert capsys.readouterr().err == told
-    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_a_sweep_under_nohup_outlives_its_terminal():
