@@ -84,7 +84,7 @@ def check_html(text: str, load: Callable[[str], Record], known: Collection[Recor
             problems += [f"{shown!r} {problem}" for problem in check_parts(terms, element, load)]
             table = element.find_parent("table") or element  # a number in running text stands for itself
             for record in {run: load(run) for _, _, runs in terms for run in runs}.values():
-                shown_there = tables.setdefault((id(table), record.config["data"]["name"]), {})
+                shown_there = tables.setdefault((id(table), record.config.get("data", {}).get("name", "")), {})
                 shown_there[record.id] = record
         except (TermsError, RunError) as error:
             problems.append(f"{shown!r} cannot be checked: {error}")
