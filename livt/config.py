@@ -55,7 +55,6 @@ LIMITS = {
     "patch_size": 1024,
     "epochs": 1_000_000,
     "batch_size": 1_000_000,
-    "base_lr": 1000,
     "weight_decay": 1000,
     "probes": 100_000,
     "decoder_width": 16_384,

@@ -18,7 +18,7 @@ from livt.losses import BalancedBinaryCrossEntropy, balanced_bce_bias
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"python -m livt ([^`\n&]+)")
+COMMAND = re.compile(r"python -m livt ([^`\n&>]+)")
 
 
 def blocks(language):
@@ -113,7 +113,7 @@ def test_command_parses(chapter, arguments):
             build_parser().parse_args(arguments)
         return
     options = build_parser().parse_args(arguments)
-    if options.command in ("pretrain", "finetune"):
+    if options.command in ("pretrain", "finetune") and options.recipe in RECIPES:
         with_overrides(RECIPES[options.recipe](), dict(item.split("=", 1) for item in options.set))
 
 

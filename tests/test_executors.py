@@ -22,8 +22,8 @@ from folders import prepare
 from livt import __main__ as cli
 from livt.config import Recipe, with_overrides
 from livt.distributed import cores
-from livt.lab import local
 from livt.lab import slurm as cluster
+from livt.lab import worker
 from livt.lab.experiments import recipes
 from livt.lab.failures import RunError
 from livt.lab.local import devices_of
@@ -84,9 +84,8 @@ def test_each_worker_keeps_a_device_of_its_own():
     unclaimed = context.SimpleQueue()
     for device in ("cuda:0", "cuda:1"):
         unclaimed.put(device)
-    stop = context.RawValue("b", 0)
-    ask = "(__import__('time').sleep(1), os.getpid(), __import__('livt.lab.local').lab.local._worker_device)[1:]"
-    with ProcessPoolExecutor(2, context, local._start_worker, (os.getpid(), stop, unclaimed)) as workers:
+    ask = "(__import__('time').sleep(1), os.getpid(), __import__('livt.lab.worker').lab.worker.device)[1:]"
+    with ProcessPoolExecutor(2, context, worker.start, (os.getpid(), unclaimed)) as workers:
         found = list(workers.map(eval, [ask.replace("os.", "__import__('os').")] * 6))
     assert len(set(found)) == 2
     assert {device for _, device in found} == {"cuda:0", "cuda:1"}

@@ -1,5 +1,6 @@
 """From recipes to records without images or training, and runs of different training code told apart."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from livt.lab.recipes import smoke
 from livt.lab.runs import RunStore
 from livt.lab.stages import STAGES
 
+PROOF = {"device": "a CPU", "torch": "2.8", "date": "2026-01-01"}
 CE, BCE, BAL_BCE = (with_overrides(smoke(), {"finetune.loss": loss}) for loss in ("ce", "bce", "bal_bce"))
 
 
@@ -111,7 +113,12 @@ def test_the_runs_that_others_start_from_come_once(store, elsewhere, tmp_path):
 
 
 def proven(record, *codes, equal=True):
-    return replace(record, proofs=tuple({"code": code, "equal": equal} for code in codes))
+    return replace(
+        record,
+        proofs=tuple(
+            {"code": code, "equal": equal, "device": "a CPU", "torch": "2.8", "date": "2026-01-01"} for code in codes
+        ),
+    )
 
 
 def test_runs_of_one_code_may_stand_in_one_table(store):
@@ -198,7 +205,7 @@ def test_the_present_code_and_what_is_proven_equal_to_it_go_without_a_word(store
     present = STAGES["finetune"].code(CE)
     finished(CE, store, code=present)
     record = finished(replace(CE, seed=1), store, code="0" * 12)
-    (store.root / record.id / "proofs.json").write_text(f'[{{"code": "{present}", "equal": true}}]')
+    (store.root / record.id / "proofs.json").write_text(json.dumps([PROOF | {"code": present, "equal": True}]))
     promoted = finished(replace(CE, seed=2), elsewhere, code="0" * 12)
     promote(elsewhere, promoted.id, tmp_path / "results")
     tell_of_other_code([replace(CE, seed=seed) for seed in range(4)], store)
@@ -207,7 +214,7 @@ def test_the_present_code_and_what_is_proven_equal_to_it_go_without_a_word(store
 
 def test_a_proof_that_it_differs_is_no_excuse(store, capsys):
     record = finished(CE, store, code="0" * 12)
-    proof = f'[{{"code": "{STAGES["finetune"].code(CE)}", "equal": false}}]'
+    proof = json.dumps([PROOF | {"code": STAGES["finetune"].code(CE), "equal": False}])
     (store.root / record.id / "proofs.json").write_text(proof)
     tell_of_other_code([CE], store)
     assert record.id in capsys.readouterr().err

@@ -300,7 +300,7 @@ def cut_an_image(folder):
 
 def write_nonsense(folder):
     (folder / "train/dog/5.jpg").write_bytes(b"<html>404</html>")
-    return f"{folder}/train/dog/5.jpg does not decode (it is no image): mend the file, or delete it"
+    return f"{folder}/train/dog/5.jpg does not decode (it is no image of JPEG, PNG, WEBP, BMP, TIFF): mend the file, or delete it"  # noqa: E501
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def edit(name, old, new):
         (lambda f: (f / "val.csv").write_text("path,label\nval/cat/0.jpg,cat\nval/dog/0.jpg,dog\n"),
          "{f}/val.csv: class 0 (Axolotl) has no images (1 such in all): list images of every class"),
         (lambda f: (f / "val/dog/1.jpg").write_bytes(b""),
-         "{f}/val/dog/1.jpg does not decode (it is no image): mend the file, or take it out of the list"),
+         "{f}/val/dog/1.jpg does not decode (it is no image of JPEG, PNG, WEBP, BMP, TIFF): mend the file, or take it out of the list"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_a_list_that_cannot_be_used_is_one_error(data, damage, message):
@@ -409,7 +409,7 @@ def test_parquet_files_that_do_not_go_together_are_named(data):
     expected = f"{folder}/val.parquet names other classes than train.parquet: write it anew with the same names"
     assert told("pets") == expected
     write_images(folder / "val.parquet", [picture(0, 0), b"", picture(0, 0)], [0, 1, 2])
-    expected = f"{folder}/val.parquet, row 1 (1.jpg) does not decode (it is no image): write the file anew"
+    expected = f"{folder}/val.parquet, row 1 (1.jpg) does not decode (it is no image of JPEG, PNG, WEBP, BMP, TIFF): write the file anew"  # noqa: E501
     assert told("pets") == expected
     (folder / "val.parquet").unlink()
     expected = f"{folder} holds neither test.parquet nor val.parquet: put the images to evaluate on there"

@@ -145,8 +145,11 @@ STATES = {
     "without its optimizer": (without("optimizer"), "is no saved state"),
     "a model that is none": (having(model=[1]), "is no saved state"),
     "another model": (having(model=OTHER.state_dict()), "is of another model"),
-    "another optimizer": (having(optimizer=torch.optim.AdamW(OTHER.parameters()).state_dict()), "is of another model"),
-    "epochs that are none": (having(metrics=[{"epoch": 2}]), "counts its epochs wrongly"),
+    "another optimizer": (
+        having(optimizer=torch.optim.AdamW(OTHER.parameters()).state_dict()),
+        "is of another optimizer",
+    ),
+    "epochs that are none": (having(metrics=[{"epoch": 2}]), "epoch 1 lacks lr"),
     "other code": (having(code="0" * 12), "was saved by other training code"),
 }
 
