@@ -1,7 +1,7 @@
 """Ship the icons that the pages use, not the theme's whole set: one and a half megabytes on every page without this.
 
-The theme has its icons twice: as a script that puts a drawing in the place of each, and as fonts. Here the script goes, and
-the fonts keep the used glyphs and stand in the style sheet itself.
+The theme has its icons twice: as a script that puts a drawing in the place of each, and as fonts. Here the script goes,
+and the fonts keep the used glyphs and stand in the style sheet itself.
 """
 
 import io
@@ -34,7 +34,7 @@ KINDS = {
 
 
 def reduced(style: str, used: Iterable[str], fonts: Path) -> str:
-    """Return the theme's style sheet with the rules and glyphs of the icons in ``used``, by class, and of its own boxes.
+    """Return the theme's style sheet with the rules and glyphs of its own boxes and of the icons ``used``, by class.
 
     Raises ExtensionError for an icon that is used and not in the theme.
     """

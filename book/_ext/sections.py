@@ -29,15 +29,15 @@ def sections(html: str) -> Iterator[tuple[str, str, str]]:
     for element in article.select(UNREAD):
         element.extract()
     found = []
-    for term in article.select("dl.glossary > dt[id], dl.py > dt[id]"):
-        objects = "py" in (term.parent or term).get_attribute_list("class")
-        heading = str(term["id"]) if objects else words(term)
-        definition = term.find_next_sibling("dd")
-        found.append((str(term["id"]), heading, definition, f"{words(term)} " if objects else ""))
     for section in article.select("section[id]"):
         heading = section.find(HEADINGS, recursive=False)
         if heading:
             found.append((str(section["id"]), words(heading.extract()), section, ""))
+    for term in article.select("dl.glossary > dt[id], dl.py > dt[id]"):
+        objects = "py" in (term.parent or term).get_attribute_list("class")
+        heading = str(term["id"]) if objects else words(term)
+        found.append((str(term["id"]), heading, term.find_next_sibling("dd"), f"{words(term)} " if objects else ""))
+        term.clear()
     # From the inside out, so that no text is in two sections.
     for anchor, heading, element, begin in reversed(found):
         yield anchor, heading, begin + (words(element.extract()) if element else "")

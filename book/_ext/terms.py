@@ -1,7 +1,7 @@
 """Link the first use of each glossary term in a chapter to the glossary.
 
-What a chapter says by hand, with the role ``term``, stays; that term gets no second link there. Nothing is linked inside
-code, formulae, headings, links, tables' heads or results of cells, and nothing in the glossary itself.
+What a chapter links by hand, with the role ``term``, stays; that term gets no second link there. Nothing is linked
+inside code, formulae, headings, links, tables' heads or results of cells, and nothing in the glossary itself.
 """
 
 import re
@@ -44,7 +44,7 @@ def terms_of(text: str) -> list[str]:
 
 
 def pattern(term: str) -> re.Pattern[str]:
-    """Return what matches a term in running text, as its group 1: an acronym as it is, else in either case or plural."""
+    """Return what matches a term in running text, as its group 1: an acronym as it is, a word in any case or plural."""
     if term != term.lower():
         return re.compile(rf"(?<![\w-])({re.escape(term)})(?![\w-])")
     words = r"\s+".join(map(re.escape, term.split()))
