@@ -75,15 +75,17 @@ def check_html(text: str, load: Callable[[str], Record], known: Collection[Recor
     """Return the same for one piece of HTML."""
     elements = BeautifulSoup(text, "html.parser").select("[data-terms]") if "data-terms" in text else []
     problems = []
-    tables: dict[int, dict[str, Record]] = {}
+    tables: dict[tuple[int, str], dict[str, Record]] = {}  # by table and data set: those are not compared run by run
     for element in elements:
         shown = " ".join(element.get_text().split())
         try:
             terms = read_terms(str(element["data-terms"]))
             allowed = texts(values_of(terms, load), element)
             problems += [f"{shown!r} {problem}" for problem in check_parts(terms, element, load)]
-            table = tables.setdefault(id(element.find_parent("table")), {})
-            table |= {run: load(run) for _, _, runs in terms for run in runs}
+            table = element.find_parent("table") or element  # a number in running text stands for itself
+            for record in {run: load(run) for _, _, runs in terms for run in runs}.values():
+                shown_there = tables.setdefault((id(table), record.config.get("data", {}).get("name", "")), {})
+                shown_there[record.id] = record
         except (TermsError, RunError) as error:
             problems.append(f"{shown!r} cannot be checked: {error}")
             continue

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -32,15 +33,25 @@ def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> l
     return list(find(experiments.recipes(experiment, suite), None).values())
 
 
-def caption(runs: list[Record]) -> str:
+def shown() -> dict[str, list[Record]]:
+    """Return the promoted runs of the loss ablation by suite: photographs first, then digits, where there are any."""
+    found = {suite: promoted_runs(suite=suite) for suite in ("photos", "digits")}
+    return {suite: runs for suite, runs in found.items() if runs}
+
+
+def caption(ablations: dict[str, list[Record]]) -> str:
     """Return what the figure shows and which runs stand behind it, as Markdown."""
-    recipe, about, counts = runs[0].recipe, runs[0].environment, runs[0].result["class_counts"]
-    sentence = plain(verdict_sentence(results(runs), ("C5", "C6"), chance=100 / len(counts)))
+    parts = []
+    for suite, runs in ablations.items():
+        about, counts = runs[0].environment, runs[0].result["class_counts"]
+        sentence = plain(verdict_sentence(results(runs), ("C5", "C6"), chance=100 / len(counts)))
+        parts.append(
+            f"On {SUITES[suite].title} ({len(counts)} classes, {max(counts):,} to {min(counts)} training images; "
+            f"{len(runs)} runs, {about['device']}, commit {about['commit'][:10]}): {sentence}"
+        )
     return (
-        f"*Left: {len(runs)} runs on `{recipe.data.name}` ({len(counts)} classes, {max(counts)} to {min(counts)} "
-        f"training images; a diamond is a seed), {about['device']}, commit {about['commit'][:10]}, records in "
-        f"[`book/results/`](book/results). Middle and right: the paper's Table 5.* "
-        f"{sentence} Plain BCE starts slowly; the chapter on what Bal-BCE really does takes its gain apart."
+        "*Measured above, the paper's Table 5 below; a diamond is a seed. Records: [`book/results/`](book/results).* "
+        f"{' '.join(parts)} Plain BCE starts slowly; the chapter on what Bal-BCE really does takes its gain apart."
     )
 
 
@@ -105,16 +116,17 @@ def save(figure: Figure, name: str, runs: Iterable[Record]) -> None:
 
 def main() -> int:
     plots.use_style()
-    ablation, anatomy = promoted_runs(), promoted_runs("anatomy")
+    ablations, anatomy = shown(), promoted_runs("anatomy")
+    ablation = ablations["digits"]
     panels = published_panels(["ViT-Tiny", "ViT-Base"])
-    measured = {f"measured, {SUITES['digits'].title}": results(ablation)}
-    save(plots.loss_ablation(measured | panels), "loss_ablation.svg", ablation)
+    measured = {f"measured, {SUITES[suite].title}": results(runs) for suite, runs in ablations.items()}
+    save(plots.loss_ablation(measured | panels), "loss_ablation.svg", chain(*ablations.values()))
     arms = {k: v for k, v in experiments.arms("anatomy", "digits").items() if v.finetune.loss == "bce"}
     steps = [results(anatomy, arms, part) for part in ("", "posthoc")]
     save(story(results(ablation), *steps), "story.svg", [*ablation, *anatomy])
     text = README.read_text()
     marked = re.compile(r"<!-- caption -->\n.*?<!-- /caption -->", re.S)
-    README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(ablation)}\n<!-- /caption -->", text))
+    README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(ablations)}\n<!-- /caption -->", text))
     return 0
 
 

@@ -18,9 +18,16 @@ def finished(
     """Put a finished run of a recipe into a store, with ``score`` as its accuracy or loss; ``data``: their digest."""
     settings = getattr(recipe, stage)
     model = torch.nn.Linear(1, 1)
-    name = "accuracy" if stage == "finetune" else "train_loss"
+    row = {"lr": settings.lr, "train_loss": score}
+    result = {"train_loss": score, "steps_per_epoch": 1}
+    if stage == "finetune":
+        row |= dict.fromkeys(("accuracy", "many", "medium", "few", "ece", "mce"), score)
+        classes = recipe.data.num_classes
+        result = {key: row[key] for key in row if key not in ("lr", "train_loss")} | {"per_class": [score] * classes}
+        bins = {"size": [1], "accuracy": [0.5], "confidence": [0.5]}
+        result |= {"class_counts": [1] * classes, "reliability": bins}
     with store.open(recipe.stage(stage), data, code=code) as run:
         for epoch in run.epochs(settings.epochs, progress=False):
-            run.save(model, torch.optim.SGD(model.parameters()), {"epoch": epoch + 1, "lr": settings.lr, name: score})
-        run.finish(model.state_dict(), {name: score}, 1, torch.device("cpu"))
+            run.save(model, torch.optim.SGD(model.parameters()), row | {"epoch": epoch + 1})
+        run.finish(model.state_dict(), result, 1, torch.device("cpu"))
     return store.load(run.id)

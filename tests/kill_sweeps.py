@@ -9,6 +9,7 @@ Last, the sweep is let finish, and its runs are compared with those of an undist
 """
 
 import argparse
+import fcntl
 import os
 import pty
 import random
@@ -17,7 +18,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -39,84 +42,104 @@ SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal
 STATUS = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
-def start(root: Path, mark: str, **options: object) -> subprocess.Popen:
-    """Start the sweep; every process of it has ``mark`` in its environment."""
-    environment = os.environ | {"LIVT_TRIAL": mark, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *SWEEP, "--runs", str(root)], env=environment, **options)
+class Sweep:
+    """The command in a forked process of its own session, which has imported what it needs."""
 
+    def __init__(self, root: Path, out: int, terminal: int | None = None) -> None:
+        from livt import __main__ as cli
 
-def alive(mark: str) -> dict[int, str]:
-    """Return the processes that have ``mark`` in their environment, by id, with what they are."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"LIVT_TRIAL={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:90]
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
+        self.status: int | None = None
+        sys.stdout.flush()
+        self.id = os.fork()
+        if self.id == 0:
+            status = 1
+            try:
+                os.setsid()
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup for this harness would have it ignore
+                if terminal is not None:
+                    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+                for stream in (0, 1, 2):
+                    os.dup2(out, stream)
+                os.closerange(3, 1000)
+                status = cli.main([*SWEEP, "--runs", str(root)])
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
 
+    def poll(self) -> int | None:
+        if self.status is None:
+            ended, status = os.waitpid(self.id, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if ended else None
+        return self.status
 
-def lives_on(mark: str, parent: subprocess.Popen, limit: float = 120) -> float:
-    """Return the seconds until no process with ``mark`` is left."""
-    began = time.monotonic()
-    while (left := alive(mark)) and time.monotonic() - began < limit:
-        parent.poll()  # reap it
-        time.sleep(0.05)
-    assert not left, f"after {limit} s: {left}"
-    return time.monotonic() - began
+    def wait(self, seconds: float) -> int:
+        end = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert self.status is not None, f"it goes on after {seconds} s"
+        return self.status
 
+    def family(self) -> dict[int, str]:
+        """Return the processes of its session that have not ended, by id, with what they are."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.id and state != "Z":
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:90]
+            except OSError:  # it has ended meanwhile
+                continue
+        return found
 
-def workers(mark: str) -> int:
-    return sum("spawn_main" in what for what in alive(mark).values())
-
-
-def trial(root: Path, mark: str, how: signal.Signals, wait: float) -> tuple[str, float]:
-    """End a sweep ``wait`` seconds after its first worker has started; return what was ended, and after how long."""
-    with tempfile.TemporaryFile() as err:
-        process = start(root, mark, stdout=subprocess.DEVNULL, stderr=err)
-        began = time.monotonic()
-        while process.poll() is None and not workers(mark) and time.monotonic() - began < 120:
+    def until_first_worker(self) -> None:
+        end = time.monotonic() + 300
+        while self.poll() is None and time.monotonic() < end:
+            if any("spawn_main" in what for what in self.family().values()):
+                return
             time.sleep(0.02)
+
+    def lives_on(self, limit: float = 120) -> float:
+        """Return the seconds until no process of it is left."""
+        began = time.monotonic()
+        while (left := self.family()) and time.monotonic() - began < limit:
+            self.poll()  # reap it
+            time.sleep(0.02)
+        for process in left:
+            os.kill(process, signal.SIGKILL)
+        assert not left, f"after {limit} s: {left}"
+        return time.monotonic() - began
+
+
+def trial(root: Path, how: signal.Signals, wait: float) -> tuple[str, float]:
+    """End a sweep ``wait`` seconds after its first worker has started; return what was ended, and after how long."""
+    with tempfile.TemporaryFile() as out:
+        sweep = Sweep(root, out.fileno())
+        sweep.until_first_worker()
         time.sleep(wait)
-        finished = process.poll() is not None
-        process.send_signal(how)
-        seconds = lives_on(mark, process)
-        status = process.wait(timeout=60)
-        err.seek(0)
-        text = err.read().decode()
-    if finished:
-        assert status == 0, text
-        return "finished", seconds
-    if status != 0:  # 0: it ended by itself at this instant
-        assert status in (STATUS[how], -how), (status, how, text)
-        assert "Traceback" not in text, text
-    return how.name, seconds
+        finished = sweep.poll() is not None
+        if not finished:
+            os.kill(sweep.id, how)
+        seconds = sweep.lives_on()
+        status = sweep.wait(60)
+        out.seek(0)
+        text = out.read().decode()
+    assert status == 0 if finished else status in (0, STATUS[how], -how), (status, how, text)
+    assert "Traceback" not in text, text
+    return "finished" if finished else how.name, seconds
 
 
-def closed_terminal(root: Path, mark: str, wait: float) -> tuple[str, float]:
+def closed_terminal(root: Path, wait: float) -> tuple[str, float]:
     """Start a sweep in a terminal of its own and close it."""
     ours, theirs = pty.openpty()
-    process = start(
-        root, mark, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take_terminal
-    )
+    sweep = Sweep(root, theirs, terminal=theirs)
     os.close(theirs)
-    began = time.monotonic()
-    while process.poll() is None and not workers(mark) and time.monotonic() - began < 120:
-        time.sleep(0.02)
+    sweep.until_first_worker()
     time.sleep(wait)
     os.close(ours)
-    seconds = lives_on(mark, process)
-    status = process.wait(timeout=60)
-    assert status in (0, 129, -signal.SIGHUP), status
+    seconds = sweep.lives_on()
+    assert sweep.wait(60) in (0, 129, -signal.SIGHUP), sweep.status
     return "closed terminal", seconds
-
-
-def take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -134,18 +157,20 @@ def main() -> None:
     )
     options = parser.parse_args()
     chance, ended, longest = random.Random(options.seed), Counter[str](), Counter[str]()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import livt.lab.train  # noqa: F401  before the first fork
+
     loops = [subprocess.Popen(["nice", "-n", "19", sys.executable, "-c", "while 1: pass"]) for _ in range(options.busy)]
     try:
         with tempfile.TemporaryDirectory() as folder:
             root, whole = Path(folder) / "runs", Path(folder) / "whole"
-            process = start(whole, "whole", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            assert process.wait(timeout=600) == 0
+            assert Sweep(whole, os.open(os.devnull, os.O_RDWR)).wait(1800) == 0
             for number in range(options.trials):
                 wait, how = chance.uniform(0, options.longest), chance.choice(SIGNALS)
                 if number % 10 == 9:
-                    what, seconds = closed_terminal(root, f"{os.getpid()}-{number}", wait)
+                    what, seconds = closed_terminal(root, wait)
                 else:
-                    what, seconds = trial(root, f"{os.getpid()}-{number}", how, wait)
+                    what, seconds = trial(root, how, wait)
                 ended[what] += 1
                 longest[what] = max(longest[what], seconds)
                 done = len(list(root.glob("*/result.json")))
@@ -156,10 +181,10 @@ def main() -> None:
                     assert contents(root) == contents(whole)
                     shutil.rmtree(root)
             began = time.monotonic()
-            process = start(root, "last", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            _, err = process.communicate(timeout=600)
-            assert process.returncode == 0, err
-            assert "waiting for it" not in err, "a lock was still held"
+            with tempfile.TemporaryFile() as out:
+                assert Sweep(root, out.fileno()).wait(1800) == 0
+                out.seek(0)
+                assert b"waiting for it" not in out.read(), "a lock was still held"
             assert contents(root) == contents(whole)
             print(f"went on and finished in {time.monotonic() - began:.0f} s, equal to the undisturbed sweep")
     finally:

@@ -93,7 +93,7 @@ def test_every_command_has_help(capsys, arguments):
         (["runs", "export", "nothing", "--to", "x.tar"], "no single run 'nothing'"),
         (["runs", "export", "--to", "/nowhere/x.tar"], "--to /nowhere/x.tar: cannot write a file there"),
         (["runs", "export", "--to", "x.tar"], "there is no finished run in"),
-        (["runs", "import", "/nowhere/x.tar"], "No such file or directory: '/nowhere/x.tar'"),
+        (["runs", "import", "/nowhere/x.tar"], "/nowhere/x.tar cannot be read (No such file or directory)"),
         (["runs", "import", __file__], "test_cli.py is not an archive of runs"),
     ],
 )  # fmt: skip
@@ -171,7 +171,7 @@ def test_verify_names_the_damaged_file_and_fails(capsys, store, tmp_path):
 
 
 def test_changed_data_is_refused_in_evaluation(capsys, store, monkeypatch):
-    monkeypatch.setattr("livt.data.sets.TEST_SCANS", 30)
+    monkeypatch.setattr("livt.data.digits.TEST_SCANS", 30)
     from livt.data.sets import load_dataset
 
     load_dataset.cache_clear()

@@ -106,12 +106,13 @@ def test_a_suite_is_trained_with_its_parts_and_an_experiment_with_its_seeds(monk
     assert everything("larger") == added
 
 
-def test_controls_are_the_plain_bce_of_the_claims_and_of_convergence():
+def test_controls_are_the_plain_losses_of_the_claims_from_other_starts():
     """So that a sweep can train them before the notebooks do."""
     for suite in ("digits", "gpu"):
-        bce = with_overrides(SUITES[suite].main, {"finetune.loss": "bce"})
+        starts = (("bce", "uniform"), ("bce", "prior"), ("ce", "prior"))
         assert set(recipes("controls", suite, [0])) == {
-            replace(bce, finetune=replace(bce.finetune, start=start)) for start in ("uniform", "prior")
+            with_overrides(SUITES[suite].main, {"finetune.loss": loss, "finetune.start": start})
+            for loss, start in starts
         }
 
 
@@ -194,14 +195,19 @@ def test_the_first_failure_stops_the_rest_and_is_raised(tmp_path):
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
 
 
+def wait_for_a_run(root):
+    deadline = time.monotonic() + 120
+    while not RunStore(root).ids():
+        assert time.monotonic() < deadline, "no run has begun within two minutes: this machine is busy"
+        time.sleep(0.05)
+
+
 @needs_proc
 def test_a_killed_worker_is_one_clear_error(tmp_path):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke"]
-    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "digits", "--quiet"]
+    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu", "--quiet"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_a_run(tmp_path)
     workers = [int(pid) for pid in _members(process.pid) if int(pid) != process.pid and _is_worker(pid)]
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -220,14 +226,12 @@ def _is_worker(pid: str) -> bool:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke"]
-    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "digits"]
+    command += ["--seeds", "0,1,2,3,4,5", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A shell's background job ignores the interrupt, and so would what it starts.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=heed)
-    deadline = time.monotonic() + 120
-    while not RunStore(tmp_path).ids() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_a_run(tmp_path)
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
@@ -278,7 +282,7 @@ def test_the_comparison_shows_mean_and_spread_beside_the_paper():
 
 
 def test_verdicts_follow_the_runs():
-    good = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[1, 1, 1], bal_bce=[90.1, 91.2, 92.1])
+    good = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[65, 66, 67], bal_bce=[90.1, 91.2, 92.1])
     bad = synthetic(ce=[70, 71, 72], bal_ce=[90, 91, 92], bce=[80, 81, 82], bal_bce=[60, 61, 62])
     tested = [contrast for claim in claims() if claim.id in ("C4", "C5", "C6") for contrast in claim.contrasts]
 
@@ -295,8 +299,8 @@ def test_verdicts_follow_the_runs():
     assert set(judge(good, chance=1).verdict) == {"reproduced"}
     assert set(judge(synthetic(), chance=1).verdict) == {"not run"}
     assert [">70.0<" in text for text in per_run(good).accuracy][:2] == [True, False]
-    assert "Over 3 seeds" in verdict_sentence(good)
-    assert verdict_sentence(bad).count("**not reproduced**") == 2
+    assert "Over 3 seeds" in verdict_sentence(good, ("C5", "C6"))
+    assert verdict_sentence(bad, ("C5", "C6")).count("**not reproduced**") == 2
 
 
 def test_published_panels_speak_the_packages_names():
@@ -348,7 +352,6 @@ def test_parameters_come_back_checked():
         ({"sedes": [1]}, "unknown parameter sedes; this notebook takes suite, seeds, jobs, tau"),
         ({"suite": "huge"}, "suite = 'huge' is not one of smoke, digits"),
         ({"seeds": "zero"}, r"seeds must be a list of different whole numbers, like \[0, 1\], not 'zero'"),
-        ({"seeds": []}, "seeds must be"),
         ({"seeds": [0, 0]}, "seeds must be"),
         ({"seeds": [0.5]}, "seeds must be"),
         ({"seeds": [True]}, "seeds must be"),

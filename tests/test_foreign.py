@@ -1,4 +1,4 @@
-"""Somebody else's classifiers: official files, safetensors, timm's folders; against timm and this package's reader."""
+"""Somebody else's classifiers: official files, safetensors, timm's folders, held against timm and a plain forward."""
 
 import json
 
@@ -17,7 +17,7 @@ from livt.lab.foreign import data_for, evaluate_classifier, load_classifier
 from livt.metrics import evaluate_logits
 from livt.models import load_livt_checkpoint
 
-SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "num_classes": 3}
+SMALL = {"img_size": 32, "patch_size": 16, "embed_dim": 96, "depth": 4, "num_heads": 3, "num_classes": 3}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -119,6 +119,8 @@ def test_another_size_resamples_the_positions(pets, tmp_path):
     assert torch.allclose(found.model.pos_embed, model.pos_embed)
     result, _ = evaluate_classifier(found, data_for(str(pets), found))
     assert np.isfinite(result["accuracy"])
+    with pytest.raises(ValueError, match="for images of 64 x 64 pixels: give --image-size"):
+        evaluate_classifier(found, DataConfig(name=str(pets), image_size=32))
     assert data_for("tiny_imagenet", found) == DataConfig(name="tiny_imagenet")
     assert data_for("cifar10", found) == DataConfig(name="cifar10", image_size=64)
 
@@ -149,8 +151,8 @@ def without_head(path, model):
         (lambda path, model: path.write_bytes(b"junk"), "is damaged, or holds more than weights"),
         (without_head, "has no classifier (no weight 'head.weight'): it is an encoder"),
         (damage, "numbers that are not finite"),
-        (lambda path, _: torch.save({"model": vit(num_classes=7).state_dict()}, path), "the model has 7 classes, and"),
-        (lambda path, _: torch.save({"model": vit(init_values=1.0).state_dict()}, path), "unexpected 'blocks.0.ls1"),
+        (lambda path, model: save(vit(num_classes=7), path, "pth"), "the model has 7 classes, and"),
+        (lambda path, model: save(vit(init_values=1.0), path, "pth"), "unexpected 'blocks.0.ls1"),
     ],
     ids=["absent", "junk", "headless", "nan", "classes", "layer scale"],
 )  # fmt: skip
@@ -172,7 +174,7 @@ def test_a_file_that_does_not_do_is_one_line(pets, tmp_path, capsys, make, messa
         ({"model_args": {"embed_dim": 2**40}}, "embed_dim is 1099511627776"),
         ({"model_args": [1]}, "does not describe a model of timm"),
         ({"pretrained_cfg": {"mean": [1], "std": [1]}}, "mean and std are not those of three channels"),
-        ({"num_classes": 4}, "head.weight has shape (3, 192), the model needs (4, 192)"),
+        ({"num_classes": 4}, "head.weight has shape (3, 96), the model needs (4, 96)"),
     ],
     ids=str,
 )

@@ -9,9 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from livt.companion import provenance
-from livt.companion.claims import claims
 from livt.companion.report import download, number
-from livt.companion.statistics import VERDICTS
 from livt.config import with_overrides
 from livt.lab import experiments
 from livt.lab.results import records, results
@@ -178,48 +176,3 @@ def test_reproduction_compares_runs_of_one_name(trained):
     assert frame["trained anew"].to_dict() == {ce.id: True, bal_bce.id: True, scratch.id: False}
     assert frame["hardware promoted"][ce.id] == "another"
     assert provenance.reproduction(trained, {}).empty
-
-
-# -------------------------------------------------------------------------------------------------------- the ledger
-
-
-def test_the_summary_says_the_verdicts_it_is_given():
-    ledger = claims()
-    cpu = {claim.id: VERDICTS[i % len(VERDICTS)] for i, claim in enumerate(ledger)}
-    page = soup(provenance.ledger_summary(ledger, {"digits": cpu, "paper": {}}))
-    assert [head.get_text() for head in page.select("thead th")] == ["claim", "statement", "digits", "paper", "chapter"]
-    for claim, row in zip(ledger, page.select("tbody tr"), strict=True):
-        name, statement, first, second, chapter = row.find_all(["th", "td"])
-        assert (name.get_text(), statement.get_text()) == (claim.id, claim.statement)
-        assert name.a["href"] == f"claims.html#claim-{claim.id}"
-        assert first.get_text().endswith(cpu[claim.id])
-        assert second.get_text().endswith("not run")
-        assert chapter.a["href"] == f"{claim.chapter}.html"
-
-
-def test_verdicts_differ_without_colour():
-    texts = [soup(provenance.signed(verdict)).get_text() for verdict in VERDICTS]
-    assert len({text[0] for text in texts}) == len(VERDICTS)
-    assert [text[2:] for text in texts] == list(VERDICTS)
-
-
-def test_verdicts_are_counted():
-    assert provenance.counted(["not run", "reproduced", "not run"]) == "1 reproduced, 2 not run"
-    assert provenance.counted([]) == "no claims"
-
-
-def test_every_chapter_of_the_ledger_has_a_name():
-    assert {claim.chapter for claim in claims()} == set(provenance.CHAPTERS)
-
-
-def test_records_are_matched_by_recipe_and_not_by_name(trained):
-    found = provenance.matched(trained, ["loss_ablation"], "smoke")["loss_ablation"]
-    assert sorted(found.arm) == ["bal_bce", "ce"], "the run from scratch is of no arm"
-    assert provenance.matched(trained, ["loss_ablation"], "digits")["loss_ablation"].empty
-    assert provenance.matched([], ["loss_ablation", "model_size"], "gpu")["model_size"].empty
-
-
-def test_two_runs_of_one_arm_and_seed_are_named(trained):
-    twin = replace(trained[0], id="finetune-000000000000")
-    with pytest.raises(ValueError, match=f"loss_ablation, arm 'ce', seed 0 .*{trained[0].id}, {twin.id}"):
-        provenance.matched([*trained, twin], ["loss_ablation"], "smoke")

@@ -16,8 +16,9 @@ HERE = Path(__file__).resolve().parent
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 # What a reader does not search: programs, drawings, the code behind a result, the table with a row for each run.
 UNREAD = ".headerlink, script, style, svg, .cell_input, .livt-all-runs, .livt-interactive, p.livt-download, button"
-# What Sphinx's own search would load.
+# What the theme loads on every page for Sphinx's own search.
 SPHINX = ("searchindex.js", "_static/searchtools.js", "_static/language_data.js")
+LOADED = re.compile(r'\s*<script src="[^"]*\b(?:searchindex|searchtools|language_data)\.js[^"]*"></script>')
 
 
 def sections(html: str) -> Iterator[tuple[str, str, str]]:
@@ -44,13 +45,13 @@ def sections(html: str) -> Iterator[tuple[str, str, str]]:
 
 
 def words(element: Tag) -> str:
-    """Return an element's text on one line, a formula as its TeX."""
-    text = re.sub(r"\\[()\[\]]", " ", element.get_text(" "))
-    return re.sub(r"\s+([.,;:)])", r"\1", " ".join(text.split()))
+    """Return an element's text on one line, a formula as its TeX without backslashes."""
+    text = re.sub(r"\\(?:[()\[\]]|(?=[a-zA-Z]))", "", element.get_text(" "))
+    return re.sub(r"(?<=[(\[])\s+|\s+(?=[.,;:)\]])", "", " ".join(text.split()))
 
 
 def write_index(app: Sphinx, error: Exception | None) -> None:
-    """Write ``_static/sections.js`` and delete what Sphinx's own search would load."""
+    """Write ``_static/sections.js``, and take Sphinx's own search out of the pages."""
     if error or app.builder.name != "html":
         return
     out = Path(app.outdir)
@@ -61,6 +62,10 @@ def write_index(app: Sphinx, error: Exception | None) -> None:
         pages += [[page, found[-1][1], found[::-1]]] if found else []
     data = json.dumps(pages, ensure_ascii=False, separators=(",", ":"))
     (out / "_static" / "sections.js").write_text(f'"use strict";\nconst livtSections = {data};\n', encoding="utf-8")
+    for path in out.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if LOADED.search(text):
+            path.write_text(LOADED.sub("", text), encoding="utf-8")
     for name in SPHINX:
         (out / name).unlink(missing_ok=True)
 

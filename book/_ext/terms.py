@@ -14,8 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 GLOSSARY = "glossary"
-# English verbs too: meant as the term where one of these words stands before.
-NOUNS = ("record", "run", "start")
+# Words with another meaning too: meant as the term where one of these stands before.
+NOUNS = ("experiment", "record", "run", "start")
 DETERMINER = r"(?:a|an|the|this|that|these|those|each|every|one|of)\s+"
 CLOSED = (
     nodes.literal,

@@ -203,7 +203,7 @@ def _span(low: float, high: float) -> str:
     """Return a range of hours, in seconds or minutes where it is short.
 
     >>> _span(0.5, 0.5), _span(0.001, 0.01), _span(3, 40)
-    ('30 minutes', '4 to 36 seconds', '3 to 40 hours')
+    ('30 minutes', '3.6 to 36 seconds', '3 to 40 hours')
     """
     for unit, size in (("hours", 2.0), ("minutes", 1 / 30), ("seconds", 0.0)):
         if high >= size:

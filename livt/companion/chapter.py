@@ -92,8 +92,9 @@ class Chapter:
         return load_dataset(self.recipes(experiment)[0].data)
 
     def train(self, *names: str) -> None:
-        """Train what the run store lacks of some experiments."""
-        wanted = [recipe for name in names for recipe in self.recipes(name)]
+        """Train what the run store lacks of some experiments, of those that belong to the suite."""
+        own = SUITES[self.suite].experiments or names
+        wanted = [recipe for name in names if name in own for recipe in self.recipes(name)]
         train_all(wanted, self.store, jobs=self.parameters.jobs or None, device=self.device)
 
     def panel(self, *names: str) -> Panel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 import pandas as pd
@@ -86,6 +87,7 @@ class Claim:
     reason: str = ""
 
 
+@cache
 def _table5(metric: str, **weights: float) -> tuple[float, ...]:
     """Return the weighted sum of a metric over the losses for each model size of Table 5, smallest model first."""
     table = published("table5_loss_by_model_size").pivot(index="model", columns="loss", values=metric)
@@ -268,7 +270,8 @@ def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[C
     )
 
 
-def _log_shares() -> list[float]:
+@cache
+def _log_shares() -> tuple[float, ...]:
     """Return, for each released fine-tuning log, the share of training to 95 % of its final accuracy, percent."""
     shares = []
     for table in TABLES:
@@ -276,4 +279,4 @@ def _log_shares() -> list[float]:
             accuracy = published(table).test_acc1
             reached = accuracy >= 0.95 * accuracy.iloc[-1]
             shares.append(100 * (int(reached.to_numpy().argmax()) + 1) / len(accuracy))
-    return shares
+    return tuple(shares)

@@ -32,7 +32,7 @@ def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT
             rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in columns}
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
-    return frame
+    return frame.rename(columns={"ece": "ECE", "mce": "MCE"})
 
 
 def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: float | None = None) -> pd.DataFrame:

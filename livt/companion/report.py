@@ -122,6 +122,40 @@ def download(frame: pd.DataFrame, name: str) -> str:
     return f'<p class="livt-download">{link}Download {name}.csv</a> ({len(frame)} rows)</p>'
 
 
+def sortable(
+    name: str,
+    caption: str,
+    columns: Mapping[str, tuple[str, bool]],
+    rows: Sequence[Mapping[str, str]],
+    sorted_by: str,
+) -> str:
+    """Return an HTML table whose columns the reader sorts; without scripts the rows stay as they come.
+
+    columns: (label, is a number) by key; the rows, of HTML by key, come sorted by ``sorted_by``, largest first. A row
+    may say "mark": "paper" is set in bold, "book" in italics; and "sort KEY": what sorts that cell.
+    """
+    layout = {True: "text-align: right", False: "text-align: left; white-space: normal"}
+    sides = {key: f'style="{layout[is_number]}"' for key, (_, is_number) in columns.items()}
+    head, body = "", ""
+    for key, (label, is_number) in columns.items():
+        order = ' aria-sort="descending"' if key == sorted_by else ""
+        kind = "number" if is_number else "text"
+        head += f'<th scope="col" data-kind="{kind}" {sides[key]}{order}>{escape(label)}</th>'
+    for row in rows:
+        style = {"paper": "font-weight: bold", "book": "font-style: italic"}.get(row.get("mark", ""), "")
+        body += f'<tr style="{style}">'
+        for key, side in sides.items():
+            by = f' data-sort="{escape(row[f"sort {key}"])}"' if f"sort {key}" in row else ""
+            body += f"<td {side}{by}>{row.get(key, '')}</td>"
+        body += "</tr>\n"
+    return (
+        f'<div class="livt-table" role="region" aria-label="{escape(caption)}" tabindex="0">\n'
+        f'<table class="table dataframe livt-measured livt-sortable" id="{name}">\n'
+        f'<caption style="caption-side: top; color: inherit; text-align: left">{escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>"
+    )
+
+
 def tabs(panels: Mapping[str, str]) -> str:
     """Return pieces of HTML, by title, as tabs that need no script; in print all stand below each other. One has none.
 

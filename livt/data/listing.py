@@ -77,6 +77,7 @@ def files_split(folder: Path, rows: Sequence[Row], size: int, remedy: str, split
 def listing_of(
     folder: Path, train: Sequence[Row], evaluation: Sequence[Row], classes: Sequence[str], size: int, remedy: str
 ) -> Listing:
+    """Return the listing of two splits' rows (path, label, bytes), its digest over all of them."""
     content = hashlib.sha256()
     for split, rows in (("train", train), ("evaluation", evaluation)):
         for path, label, length in rows:

@@ -181,6 +181,8 @@ def evaluate_classifier(
     classes, expected = found.model.num_classes, len(about.class_counts)
     if classes != expected:
         raise ValueError(f"the model has {classes} classes, and {data.name} has {expected}")
+    if data.size != found.size:
+        raise ValueError(f"the model is for images of {found.size[0]} x {found.size[1]} pixels: give --image-size")
     split, notes = load_evaluation(data), []
     own = evaluation_crop(data.size[0]) if isinstance(split, FileSplit) else 1.0
     if found.crop is not None and not np.isclose(own, found.crop, atol=0.005):

@@ -83,9 +83,10 @@ def _lines(section: Any, indent: str, above: str = "") -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, str) and not value.isprintable():
-        return json.dumps(value)
-    return yaml.safe_dump(value, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    text = yaml.safe_dump(value, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    # Quoted where it would come back as something else: YAML writes the word 1e3 as it is, and here that is a number.
+    quoted = isinstance(value, str) and not (value.isprintable() and yaml.load(text, _Loader) == value)
+    return json.dumps(value) if quoted else text
 
 
 def read_recipe(path: Path) -> Recipe:

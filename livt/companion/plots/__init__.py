@@ -33,6 +33,8 @@ DASHES: dict[str, Any] = {
     "bal_bce": (0, (6, 1.5, 1.5, 1.5)),
 }
 METRIC_NAMES = {"accuracy": "all", "many": "many", "medium": "medium", "few": "few"}
+# Of the shot groups: the palette's other colours, as those of the losses mean the losses.
+GROUP_COLOURS = {"accuracy": "0.1", "many": "#009E73", "medium": "#CC79A7", "few": "0.5"}
 
 
 WIDTH = 7.1  # inches: the column of a page, in which a figure is shown as large as it is drawn
@@ -98,7 +100,8 @@ def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
             black = ["0.1"] * len(COLOURS)
             sns.stripplot(tidy, **shared, palette=black, dodge=True, jitter=False, size=3, legend=False, marker="D")
         axis.set(title=title, xlabel="", ylim=(0, 103))
-    figure.supxlabel("classes by number of training images", fontsize=9)
+    for axis in axes:
+        axis.set_xlabel("classes by training images")
     marks = [Patch(facecolor=COLOURS[loss], edgecolor="0.2", hatch=HATCHES[loss]) for loss in COLOURS]
     figure.legend(marks, [LOSS_NAMES[loss] for loss in COLOURS], loc="outside lower center", ncols=len(COLOURS))
     return figure

@@ -10,14 +10,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from livt.companion.plots import METRIC_NAMES, WIDTH, grid
+from livt.companion.plots import GROUP_COLOURS, METRIC_NAMES, WIDTH, grid
 
-# Of the shot groups: the palette's other colours, as those of the losses mean the losses.
-GROUP_LINES: dict[str, tuple[str, Any]] = {
-    "accuracy": ("0.1", "-"),
-    "many": ("#009E73", (0, (5, 1.5))),
-    "medium": ("#CC79A7", (0, (6, 1.5, 1.5, 1.5))),
-    "few": ("0.5", (0, (1.5, 1))),
+GROUP_DASHES: dict[str, Any] = {
+    "accuracy": "-",
+    "many": (0, (5, 1.5)),
+    "medium": (0, (6, 1.5, 1.5, 1.5)),
+    "few": (0, (1.5, 1)),
 }
 
 
@@ -70,15 +69,16 @@ def probes(panels: Mapping[str, tuple[pd.DataFrame, float]], names: Mapping[str,
     for axis, (title, probe) in zip(axes, cells, strict=True):
         probed, chance = panels[title]
         inside = probed[probed.probe == probe]
-        for part, (colour, dash) in GROUP_LINES.items():
+        for part, colour in GROUP_COLOURS.items():
             mean = inside.groupby("epoch")[part].mean()
-            axis.plot(mean.index, mean, color=colour, linestyle=dash, linewidth=1.8)
+            axis.plot(mean.index, mean, color=colour, linestyle=GROUP_DASHES[part], linewidth=1.8)
             axis.plot(inside.epoch, inside[part], "D", color=colour, markersize=3)
         axis.axhline(chance, color="0.45", linestyle=":", linewidth=1.2)
         axis.set(title=f"{title}:\n{names[probe]}", ylim=(0, 103))
     figure.supxlabel("epochs of pretraining", fontsize=9)
     figure.supylabel("accuracy [%]", fontsize=9)
-    marks = [Line2D([], [], color=c, linestyle=d, marker="D", markersize=3) for c, d in GROUP_LINES.values()]
+    drawn = [(GROUP_COLOURS[part], GROUP_DASHES[part]) for part in METRIC_NAMES]
+    marks = [Line2D([], [], color=colour, linestyle=dash, marker="D", markersize=3) for colour, dash in drawn]
     marks.append(Line2D([], [], color="0.45", linestyle=":"))
     figure.legend(marks, [*METRIC_NAMES.values(), "chance"], loc="outside lower center", ncols=5)
     return figure
