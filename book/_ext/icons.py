@@ -34,7 +34,7 @@ KINDS = {
 
 
 def reduced(style: str, used: Iterable[str], fonts: Path) -> str:
-    """Return the theme's style sheet with the rules and glyphs of the icons in ``used``, by class, and its own boxes.
+    """Return the theme's style sheet with the rules and glyphs of its own boxes and of the icons ``used``, by class.
 
     Raises ExtensionError for an icon that is used and not in the theme.
     """

@@ -1,7 +1,7 @@
 """Link the first use of each glossary term in a chapter to the glossary.
 
-What a chapter says by hand, with the role ``term``, stays; that term gets no second link. Nothing is linked inside
-code, formulae, headings, links, tables' heads or results of cells, and nothing in the glossary itself.
+What a chapter links by hand, with the role ``term``, stays; that term gets no second link there. Nothing is linked
+inside code, formulae, headings, links, tables' heads or results of cells, and nothing in the glossary itself.
 """
 
 import re
@@ -14,8 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 GLOSSARY = "glossary"
-# English verbs too: meant as the term where one of these words stands before.
-NOUNS = ("record", "run", "start")
+# Words with another meaning too: meant as the term where one of these stands before.
+NOUNS = ("experiment", "record", "run", "start")
 DETERMINER = r"(?:a|an|the|this|that|these|those|each|every|one|of)\s+"
 CLOSED = (
     nodes.literal,
@@ -44,7 +44,7 @@ def terms_of(text: str) -> list[str]:
 
 
 def pattern(term: str) -> re.Pattern[str]:
-    """Return what matches a term in text, as its group 1: an acronym as it is, else in either case or plural."""
+    """Return what matches a term in running text, as its group 1: an acronym as it is, a word in any case or plural."""
     if term != term.lower():
         return re.compile(rf"(?<![\w-])({re.escape(term)})(?![\w-])")
     words = r"\s+".join(map(re.escape, term.split()))
