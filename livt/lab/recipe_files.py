@@ -13,6 +13,7 @@ from livt.config import FILE_DATASETS, MODEL_SIZES, PRECISIONS, STARTS, Recipe
 from livt.lab.files import parse_json, read_bytes
 
 MAX_BYTES = 2**20  # of a file
+_POWER = re.compile(r"[-+]?[0-9]+([eE][-+]?[0-9]+)$")  # a number, which YAML 1.1 takes for text
 # What a field means, in a line; a name means the same in each section that has it, but for those with a path.
 FIELDS = {
     "data": "which images train, and which evaluate",
@@ -83,10 +84,9 @@ def _lines(section: Any, indent: str, above: str = "") -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    text = yaml.safe_dump(value, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
-    # Quoted where it would come back as something else: YAML writes the word 1e3 as it is, and here that is a number.
-    quoted = isinstance(value, str) and not (value.isprintable() and yaml.load(text, _Loader) == value)
-    return json.dumps(value) if quoted else text
+    if isinstance(value, str) and (_POWER.fullmatch(value) or not value.isprintable()):
+        return json.dumps(value)
+    return yaml.safe_dump(value, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -129,7 +129,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 takes 1e-3 for text.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+([eE][-+]?[0-9]+)$"), list("-+0123456789")
 )
