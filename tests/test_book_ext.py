@@ -108,7 +108,8 @@ def test_a_link_by_hand_is_the_only_one():
 # ---------------------------------------------------------------------------------------------------------- search
 
 PAGE = """<html><article class="bd-article">
-<section id="top"><h1>The page<a class="headerlink">#</a></h1><p>Before <b>all</b>, \\(z_y\\) and \\(\\pi\\) [<a>1</a>].</p>  # noqa: E501
+<section id="top"><h1>The page<a class="headerlink">#</a></h1>
+<p>Before <b>all</b>, \\(z_y\\) and \\(\\pi\\) [<a>1</a>].</p>
 <section id="inner"><h2>Inner</h2><p>Inside.</p><div class="cell_input">code</div>
 <img alt="" src="data:image/png;base64,AAAA"><script>no</script></section>
 <dl class="glossary"><dt id="term-arm">arm</dt><dd>One setting.</dd></dl>

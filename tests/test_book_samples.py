@@ -18,7 +18,7 @@ from livt.losses import BalancedBinaryCrossEntropy, balanced_bce_bias
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"python -m livt ([^`\n&>]+)")
+COMMAND = re.compile(r"python -m livt ([^`\n&]+)")
 
 
 def blocks(language):
@@ -38,7 +38,7 @@ def commands():
         (path.name, arguments)
         for path in CHAPTERS
         for command in COMMAND.findall(path.read_text(encoding="utf-8").replace("\\\n", ""))
-        if len(arguments := shlex.split(command)) > 1
+        if len(arguments := shlex.split(re.sub(r" > \S+$", "", command.rstrip()))) > 1
     ]
 
 

@@ -190,11 +190,12 @@ def test_a_sound_state_is_resumed_without_a_word(trained, after_one_epoch, tmp_p
 
 def test_a_state_that_takes_long_to_save_is_saved_now_and_then_and_at_the_end(tmp_path, monkeypatch):
     """Every step of this clock is a second: an epoch takes 10, saving 3; so saving takes 5 % with a save each 60."""
+    config = with_overrides(smoke(), {"pretrain.epochs": 20}).stage("pretrain")
     seconds = iter(range(10_000))
     monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
-    with RunStore(tmp_path).open(smoke().stage("pretrain"), "") as run:
+    with RunStore(tmp_path).open(config, "") as run:
         save = run._save_state
 
         def slow(*arguments):
@@ -205,11 +206,11 @@ def test_a_state_that_takes_long_to_save_is_saved_now_and_then_and_at_the_end(tm
         saved = []
         for epoch in run.epochs(20, progress=False):
             [next(seconds) for _ in range(10)]
-            run.save(model, optimizer, {"epoch": epoch + 1})
+            run.save(model, optimizer, {"epoch": epoch + 1, "lr": 0.0, "train_loss": 1.0})
             saved.append(run.saved)
             assert RunStore(tmp_path).progress(run.id) == epoch + 1, "the rows are written after each epoch"
     assert saved == [1] * 6 + [7] * 6 + [13] * 6 + [19, 20]
-    with RunStore(tmp_path).open(smoke().stage("pretrain"), "") as run:
+    with RunStore(tmp_path).open(config, "") as run:
         run.restore(model, optimizer)
         assert [row["epoch"] for row in run.metrics] == list(range(1, 21))
 
