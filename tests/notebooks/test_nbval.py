@@ -74,9 +74,10 @@ def test_papermill_describes_each_parameter(path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sedes": "[0, 1]"}, "unknown parameter sedes; this notebook takes profile, seeds, device, jobs"),
+        ({"sedes": "[0, 1]"}, "unknown parameter sedes; this notebook takes suite, seeds, device, jobs"),
         ({"seeds": "zero"}, "parameter seeds must be a list of different whole numbers"),
-        ({"profile": "huge"}, "parameter profile = 'huge' is not one of smoke, cpu, gpu, paper"),
+        ({"suite": "huge"}, "parameter suite = 'huge' is not one of smoke, digits, photos"),
+        ({"profile": "cpu"}, "parameter profile is now suite: give suite=digits"),
     ],
 )
 def test_a_wrong_parameter_stops_papermill_before_training(given, message, tmp_path, monkeypatch):
