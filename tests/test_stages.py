@@ -7,7 +7,7 @@ import torch
 
 from livt import config
 from livt.config import FinetuneConfig, Recipe, since, with_overrides
-from livt.lab import stages
+from livt.lab import check, stages
 from livt.lab.failures import RunError
 from livt.lab.find import find, starts
 from livt.lab.plan import Plan
@@ -47,11 +47,16 @@ def calls(monkeypatch) -> list[tuple[str, str, dict]]:
         run.finish(model.state_dict(), {score: 1.0}, 1, device)
 
     needs = {"pretrain": (), "teacher": ("pretrain",), "finetune": ("pretrain", "teacher")}
+
+    def untrained(recipe, classes):
+        return torch.nn.Linear(1, 1)
+
     kinds = {
-        "pretrain": Stage(train=loop, gives=lambda weights: {"handed over": weights["bias"]}),
-        "teacher": Stage(train=loop, needs={"pretrain": "encoder"}),
-        "finetune": Stage(train=loop, needs={"pretrain": "encoder", "teacher": "taught_by"}),
+        "pretrain": Stage(train=loop, model=untrained, gives=lambda weights: {"handed over": weights["bias"]}),
+        "teacher": Stage(train=loop, model=untrained, needs={"pretrain": "encoder"}),
+        "finetune": Stage(train=loop, model=untrained, needs={"pretrain": "encoder", "teacher": "taught_by"}),
     }
+    monkeypatch.setattr(check, "Recipe", Taught)
     for table, entries in ((config.STAGES, needs), (stages.STAGES, kinds)):
         for name in list(table):
             monkeypatch.delitem(table, name)
@@ -135,3 +140,14 @@ def test_a_diamond_waits_for_both_sides():
     assert found.behind(["b"]) == {"d", "e"}
     assert found.behind(["a"]) == {"b", "c", "d", "e"}
     assert found.behind(["c", "e"]) == {"d"}
+
+
+def test_stages_come_once_and_behind_what_they_need(calls):
+    assert taught().up_to("finetune") == ["pretrain", "teacher", "finetune"]
+    assert taught().up_to("teacher") == ["pretrain", "teacher"]
+    assert taught(pretrain=None).up_to("finetune") == ["teacher", "finetune"]
+
+
+def test_the_recipe_of_a_stage_before_fine_tuning_follows_from_its_own_configuration(calls):
+    for stage in ("pretrain", "teacher", "finetune"):
+        assert check.recipe_of(stage, taught().stage(stage)).stage(stage) == taught().stage(stage)
