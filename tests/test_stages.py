@@ -1,5 +1,7 @@
 """Stages by need: one more kind is an entry, and plans, ids, weights and records follow."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -31,7 +33,7 @@ def taught(**changes) -> Taught:
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[tuple[str, str, dict]]:
+def calls(monkeypatch) -> Iterator[list[tuple[str, str, dict]]]:
     """Three kinds of stages whose loops train nothing; what each was called with: stage, loss, what it was given."""
     made = []
 
@@ -58,12 +60,16 @@ def calls(monkeypatch) -> list[tuple[str, str, dict]]:
     }
     monkeypatch.setattr(check, "Recipe", Taught)
     monkeypatch.setattr(runs, "check_values", lambda values: None)  # these loops make no real results
-    for table, entries in ((config.STAGES, needs), (stages.STAGES, kinds)):
-        for name in list(table):
-            monkeypatch.delitem(table, name)
-        for name, entry in entries.items():  # in this order: the last one is the result of a recipe
-            monkeypatch.setitem(table, name, entry)
-    return made
+    monkeypatch.setattr(runs, "RUN_ID", re.compile(rf"({'|'.join(needs)})-[0-9a-f]{{12}}"))
+    tables = ((config.STAGES, needs), (stages.STAGES, kinds))
+    before = [dict(table) for table, _ in tables]
+    for table, entries in tables:
+        table.clear()
+        table.update(entries)
+    yield made
+    for (table, _), entries in zip(tables, before, strict=True):  # monkeypatch would put them back in another order
+        table.clear()
+        table.update(entries)
 
 
 def test_a_stage_that_another_needs_is_planned_before_it_and_once(calls, tmp_path):
