@@ -429,6 +429,10 @@ class Recipe(_Section):
         """Return the stages that a stage of this recipe starts from."""
         return [name for name in STAGES[stage] if getattr(self, name) is not None]
 
+    def up_to(self, stage: str) -> list[str]:
+        """Return a stage and those that it starts from, at whatever remove, each once and behind what it needs."""
+        return [name for name in STAGES if self.stage(stage).get(name) is not None]
+
     def stage(self, stage: str) -> dict[str, Any]:
         """Return the JSON configuration that decides the run of a stage: its section and those it starts from.
 

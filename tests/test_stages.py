@@ -1,5 +1,7 @@
 """Stages by need: one more kind is an entry, and plans, ids, weights and records follow."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from livt import config
 from livt.config import FinetuneConfig, Recipe, since, with_overrides
-from livt.lab import stages
+from livt.lab import check, runs, stages
 from livt.lab.failures import RunError
 from livt.lab.find import find, starts
 from livt.lab.plan import Plan
@@ -31,7 +33,7 @@ def taught(**changes) -> Taught:
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[tuple[str, str, dict]]:
+def calls(monkeypatch) -> Iterator[list[tuple[str, str, dict]]]:
     """Three kinds of stages whose loops train nothing; what each was called with: stage, loss, what it was given."""
     made = []
 
@@ -47,17 +49,27 @@ def calls(monkeypatch) -> list[tuple[str, str, dict]]:
         run.finish(model.state_dict(), {score: 1.0}, 1, device)
 
     needs = {"pretrain": (), "teacher": ("pretrain",), "finetune": ("pretrain", "teacher")}
+
+    def untrained(recipe, classes):
+        return torch.nn.Linear(1, 1)
+
     kinds = {
-        "pretrain": Stage(train=loop, gives=lambda weights: {"handed over": weights["bias"]}),
-        "teacher": Stage(train=loop, needs={"pretrain": "encoder"}),
-        "finetune": Stage(train=loop, needs={"pretrain": "encoder", "teacher": "taught_by"}),
+        "pretrain": Stage(train=loop, model=untrained, gives=lambda weights: {"handed over": weights["bias"]}),
+        "teacher": Stage(train=loop, model=untrained, needs={"pretrain": "encoder"}),
+        "finetune": Stage(train=loop, model=untrained, needs={"pretrain": "encoder", "teacher": "taught_by"}),
     }
-    for table, entries in ((config.STAGES, needs), (stages.STAGES, kinds)):
-        for name in list(table):
-            monkeypatch.delitem(table, name)
-        for name, entry in entries.items():  # in this order: the last one is the result of a recipe
-            monkeypatch.setitem(table, name, entry)
-    return made
+    monkeypatch.setattr(check, "Recipe", Taught)
+    monkeypatch.setattr(runs, "check_values", lambda values: None)  # these loops make no real results
+    monkeypatch.setattr(runs, "RUN_ID", re.compile(rf"({'|'.join(needs)})-[0-9a-f]{{12}}"))
+    tables = ((config.STAGES, needs), (stages.STAGES, kinds))
+    before = [dict(table) for table, _ in tables]
+    for table, entries in tables:
+        table.clear()
+        table.update(entries)
+    yield made
+    for (table, _), entries in zip(tables, before, strict=True):  # monkeypatch would put them back in another order
+        table.clear()
+        table.update(entries)
 
 
 def test_a_stage_that_another_needs_is_planned_before_it_and_once(calls, tmp_path):
@@ -135,3 +147,14 @@ def test_a_diamond_waits_for_both_sides():
     assert found.behind(["b"]) == {"d", "e"}
     assert found.behind(["a"]) == {"b", "c", "d", "e"}
     assert found.behind(["c", "e"]) == {"d"}
+
+
+def test_stages_come_once_and_behind_what_they_need(calls):
+    assert taught().up_to("finetune") == ["pretrain", "teacher", "finetune"]
+    assert taught().up_to("teacher") == ["pretrain", "teacher"]
+    assert taught(pretrain=None).up_to("finetune") == ["teacher", "finetune"]
+
+
+def test_the_recipe_of_a_stage_before_fine_tuning_follows_from_its_own_configuration(calls):
+    for stage in ("pretrain", "teacher", "finetune"):
+        assert check.recipe_of(stage, taught().stage(stage)).stage(stage) == taught().stage(stage)

@@ -17,7 +17,7 @@ def train(options: argparse.Namespace) -> int:
     recipe, engine = recipe_of(options), engine_of(options)
     last = "pretrain" if options.command == "pretrain" else recipe.last_stage
     if options.dry_run:
-        return _tell_costs([(stage, recipe) for stage in [*recipe.needs(last), last]], options)
+        return _tell_costs([(stage, recipe) for stage in recipe.up_to(last)], options)
 
     import torch
 
@@ -27,18 +27,14 @@ def train(options: argparse.Namespace) -> int:
     from livt.lab.runs import RunStore
     from livt.lab.stages import train as train_stage
 
-    def train_all(stage: str) -> None:
-        for need in recipe.needs(stage):
-            train_all(need)
-        record = train_stage(stage, recipe, store, device=str(device), progress=not options.quiet, engine=engine)
-        if is_leader():
-            print(f"{record.id}: {outcome(record.result)}")
-
     store = RunStore(options.runs, options.tensorboard)
     with process_group(torch.device(usable_device(options.device))) as device:
         if is_leader():
             tell_of_other_code([recipe], store)
-        train_all(last)
+        for stage in recipe.up_to(last):
+            record = train_stage(stage, recipe, store, device=str(device), progress=not options.quiet, engine=engine)
+            if is_leader():
+                print(f"{record.id}: {outcome(record.result)}")
     return 0
 
 
@@ -82,7 +78,7 @@ def reproduce(options: argparse.Namespace) -> int:
         raise ValueError("--minutes is for --executor local: give jobs their limit by --slurm time=MINUTES")
     if options.dry_run:
         wanted = dict.fromkeys(r for name in options.experiment for r in recipes(name, options.suite, seeds))
-        return _tell_costs([(s, r) for r in wanted for s in [*r.needs(r.last_stage), r.last_stage]], options)
+        return _tell_costs([(s, r) for r in wanted for s in r.up_to(r.last_stage)], options)
     store = RunStore(options.runs, options.tensorboard)
     how: dict[str, Any] = {
         "jobs": options.jobs,

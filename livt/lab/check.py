@@ -88,12 +88,12 @@ _PROOF = {"code": _TEXT, "equal": _YES_NO, "device": _TEXT, "torch": _or_null(_T
 
 
 def recipe_of(stage: str, config: Mapping[str, Any]) -> Recipe:
-    """Return a recipe that trains the run of a stage configuration; a pretraining gets any settings for what follows.
+    """Return a recipe that trains the run of a stage configuration; one before fine-tuning gets any settings for that.
 
     Raises ValueError for a configuration that no recipe has.
     """
     values = {key: value for key, value in config.items() if key not in ("format", "stage")}
-    if stage == "pretrain":
+    if stage != "finetune":
         values.setdefault("finetune", smoke().finetune.to_dict() | {"augment": {}})
     return Recipe.from_dict(values)
 

@@ -71,7 +71,7 @@ def _promoted() -> dict[str, Record]:
 
 def kind(record: Record) -> tuple[str, str]:
     """Return what a proof about one run is taken to say of others: they have the same stage and loss."""
-    return record.stage, record.config.get("finetune", {}).get("loss", "")
+    return record.stage, record.config.get(record.stage, {}).get("loss", "")
 
 
 def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
