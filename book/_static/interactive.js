@@ -613,7 +613,7 @@
       { name: "imbalance-factor", label: "Imbalance factor", min: 0, max: steps.length - 1, value: state.step },
       (step) => change({ step }),
     );
-    const summary = liveText(root, summaryOf(888.8, 888.8, 8888, 8.88e-8, 8888));
+    const summary = liveText(root, summaryOf(777.7, 888.8, 8888, 8.88e-8, 8888));
     const charts = add(root, "div", { class: "livt-charts" });
     const countBox = chartBox(charts, "Class profile");
     const biasBox = chartBox(charts, "Bias of each class", [
@@ -653,7 +653,7 @@
         above === 0
           ? "It matters for no class."
           : `It matters for the largest ${above === 1 ? "class" : `${whole(above)} classes`}.`;
-      const alike = "All classes have the same second term, so it moves no decision.";
+      const alike = "all have the same second term, so it moves no decision.";
       const added = `the second term adds ${small(extra)} nats to the margin of the tail over the head. ${where}`;
       return `Imbalance factor ${small(factor)}${cut}, ${whole(classes)} classes: ${extra === 0 ? alike : added}`;
     }

@@ -64,12 +64,12 @@ def gradients(
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.6), sharex=True, sharey=True, layout="constrained")
     place = np.arange(len(class_counts))
     for axis, (name, (pull, push)) in zip(axes.flat, forces.items(), strict=True):
-        axis.bar(place, pull, color=COLOURS[name], edgecolor="0.25", label="own images")
+        axis.bar(place, pull, color=COLOURS[name], edgecolor="0.25", label="own images (coloured)")
         axis.bar(place, push, color="white", edgecolor="0.25", label="other images")
         axis.plot(place, pull + push, "D", color="0.1", markersize=5, label="sum")
         axis.axhline(0, color="0.25", linewidth=0.8)
         axis.set(title=LOSS_NAMES[name], xticks=place, xticklabels=class_counts.astype(int))
-    axis.legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.supxlabel("images of the class in the batch", fontsize=9)
     figure.supylabel("force on the score, −∂L/∂z", fontsize=9)
     return figure

@@ -19,7 +19,7 @@ def biases(class_counts: NDArray[np.int64], title: str, tau: float) -> Figure:
     label = r"Bal-BCE: $\tau \log \frac{\pi}{1 - \pi}$"
     left.plot(rank, tau * log_odds, color=COLOURS["bal_bce"], linewidth=2.5, linestyle="--", label=label)
     left.set(xlabel="class rank, 1 = most images", ylabel="bias [nats]", title=f"{title}, τ = {tau:g}")
-    left.legend()
+    left.legend(loc="upper right")
     right.semilogy(rank, log_odds - log_prior, color="0.1", linewidth=2)
     right.set(xlabel="class rank, 1 = most images", ylabel=r"$-\log(1 - \pi)$ [nats]", title="second term, τ = 1")
     return figure

@@ -47,7 +47,7 @@ def imitations(class_counts: Mapping[str, tuple[NDArray[np.int64], NDArray[np.in
         axis.plot(rank, real, **look | {"linestyle": "-"}, label="real")
         axis.plot(rank, other, color="0.4", linestyle=":", linewidth=2, label="exponential")
         axis.set(yscale="log", title=title, xlabel="class rank")
-        axis.legend()
+        axis.legend(loc="upper right")
     axes[0].set_ylabel("training images of the class")
     return figure
 
