@@ -66,7 +66,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     except OSError:
         return None
     seal, values = content[:32].tobytes(), content[32:]
-    if values.size != np.prod(shape) or hashlib.sha256(values).digest() != seal:
+    if values.size != np.prod(shape) or hashlib.sha256(values.data).digest() != seal:
         return None
     with suppress(OSError):
         os.utime(path)  # used now: the last to be deleted
@@ -75,7 +75,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 def _write(folder: Path, name: str, images: Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    values = images.numpy()
+    values = images.numpy().data
     handle, temporary = tempfile.mkstemp(prefix=".", dir=folder)
     try:
         with open(handle, "wb") as file:
