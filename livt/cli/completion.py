@@ -59,7 +59,7 @@ def _bash(commands: list[_Command]) -> str:
         lines.append("      esac")
         words = " ".join((*command.words, *command.options))
         lines.append(f'      COMPREPLY=($(compgen -W "{words}" -- "$current"))')
-        lines.append('      [[ "$current" == -* ]] || COMPREPLY+=($(compgen -f -- "$current")) ;;')
+        lines.append('      ((${#COMPREPLY[@]})) || COMPREPLY=($(compgen -f -- "$current")) ;;')
         cases += lines
     paths = " ".join(f'"{" ".join(command.path)}"' for command in commands if command.path)
     body = "\n".join(cases)

@@ -75,7 +75,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 def _write(folder: Path, name: str, images: Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    values = images.numpy()
+    values = images.numpy().data
     handle, temporary = tempfile.mkstemp(prefix=".", dir=folder)
     try:
         with open(handle, "wb") as file:

@@ -134,9 +134,7 @@ def speed_of(stage: str, recipe: Recipe, cost: Cost, device: torch.device, recor
         return Speed(low=min(rates) * cost.flops, high=max(rates) * cost.flops, source=what)
     rate = _multiplication(device, getattr(recipe, stage).precision)
     low, high = SHARES.get(device.type, SHARES["cuda"])
-    source = (
-        f"{100 * low:.0f} to {100 * high:.0f} % of {rate / 1e9:,.0f} GFLOP/s, at which it multiplies large matrices"
-    )
+    source = f"{100 * low:.0f} to {100 * high:.0f} % of the {rate / 1e9:,.0f} GFLOP/s of a large matrix product here"
     return Speed(low=low * rate, high=high * rate, source=source)
 
 

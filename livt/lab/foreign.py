@@ -71,9 +71,7 @@ def _file(path: Path, num_heads: int | None) -> Classifier:
     state = _safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     if "head.weight" not in state or state["head.weight"].ndim != 2:
         what = "a masked autoencoder" if "mask_token" in state else "an encoder"
-        raise ValueError(
-            f"{path} has no classifier (no weight 'head.weight'): it may be {what}, to be fine-tuned first"
-        )
+        raise ValueError(f"{path} has no classifier (no weight 'head.weight'): it is {what}, to be fine-tuned first")
     heads = _heads(state, path) if num_heads is None else num_heads
     arguments = vit_arguments(state, num_heads=heads, source=str(path))
     arguments["global_pool"] = "avg" if "fc_norm.weight" in state else "token"
