@@ -18,8 +18,10 @@ from pathlib import Path
 import nbformat
 import papermill
 import torch
-from check import check_notebooks, compare_promoted, reader
+from check import check_html, check_notebooks, compare_promoted, reader
 
+from livt.companion import landing
+from livt.companion.chapter import open_chapter
 from livt.lab.experiments import everything
 from livt.lab.failures import RunError
 from livt.lab.files import write_atomically
@@ -45,6 +47,8 @@ MATHJAX_REST = ("input/tex/extensions/all-packages.js",)
 CHECKED = "# NBVAL_CHECK_OUTPUT\n"
 # The HTML that a cell with this tag displays stands on a page above the notebooks too, which reads it from this file.
 SHARED = {"ledger-summary": "ledger_summary.html"}
+# What the first page begins with, written by the build itself.
+RESULT_BOX = "result_box.html"
 
 
 def main() -> int:
@@ -61,7 +65,12 @@ def main() -> int:
         train(suite, store)
         run_notebooks(sorted(SOURCES.glob("*.ipynb")), BOOK / "notebooks", suite)
         executed = sorted((BOOK / "notebooks").glob("*.ipynb"))
-        checked, problems = check_notebooks(executed, reader(store, promoted), list(promoted.values()))
+        load, known = reader(store, promoted), list(promoted.values())
+        checked, problems = check_notebooks(executed, load, known)
+        box = landing.result_box(open_chapter({"suite": suite}).panels(*landing.EXPERIMENTS))
+        found, wrong = check_html(box, load, known)
+        checked, problems = checked + found, problems + [f"{RESULT_BOX}: {problem}" for problem in wrong]
+        write_atomically(BOOK / "notebooks" / RESULT_BOX, box.encode())
     except (BookError, RunError, FloatingPointError, ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:

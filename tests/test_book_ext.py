@@ -1,5 +1,6 @@
 """book/_ext: links to the glossary, sections for the search, icons."""
 
+import inspect
 import io
 import re
 import sys
@@ -12,10 +13,14 @@ from docutils.utils import new_document
 from fontTools.ttLib import TTFont
 from sphinx import addnodes
 from sphinx.errors import ExtensionError
+from sphinx.util.inspect import stringify_signature
+
+from livt import losses
 
 BOOK = Path(__file__).parents[1] / "book"
 sys.path.insert(0, str(BOOK / "_ext"))
 
+import api  # noqa: E402
 import icons  # noqa: E402
 import sections  # noqa: E402
 import terms  # noqa: E402
@@ -152,3 +157,14 @@ def test_an_icon_that_the_theme_lacks_is_named():
     style = (icons.THEME / icons.STYLE).read_text(encoding="utf-8")
     with pytest.raises(ExtensionError, match="the theme has no icon fa-nonsense"):
         icons.reduced(style, {"fa-solid", "fa-nonsense"}, icons.THEME / icons.FONTS)
+
+
+# ------------------------------------------------------------------------------------------------------------- API
+
+
+def test_a_signature_names_the_types_of_the_source():
+    signature = stringify_signature(inspect.signature(losses.balanced_bce_bias), unqualified_typehints=True)
+    shown, returns = api.shorten(None, "function", "", losses.balanced_bce_bias, None, signature, None)
+    assert shown == "(class_counts: ~numpy.typing.ArrayLike) -> ~torch.Tensor"
+    assert returns is None
+    assert api.shorten(None, "module", "", losses, None, None, None) == (None, None)
