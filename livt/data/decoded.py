@@ -79,8 +79,8 @@ def _write(folder: Path, name: str, images: Tensor) -> None:
     handle, temporary = tempfile.mkstemp(prefix=".", dir=folder)
     try:
         with open(handle, "wb") as file:
-            file.write(hashlib.sha256(values.data).digest())
-            file.write(values.data)
+            file.write(hashlib.sha256(values).digest())
+            file.write(values)
         os.chmod(temporary, 0o644)
         os.replace(temporary, folder / name)
     finally:
