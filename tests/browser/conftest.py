@@ -36,14 +36,14 @@ CHROMIUM_ARGS = [
 
 @pytest.fixture(scope="session")
 def book_html(tmp_path_factory: pytest.TempPathFactory, smoke_runs: Path) -> Path:
-    """Directory of a book built at profile smoke, in a copy; LIVT_BOOK_HTML names one that is built already."""
+    """Directory of a book built of suite smoke, in a copy; LIVT_BOOK_HTML names one that is built already."""
     if given := os.environ.get("LIVT_BOOK_HTML"):
         return Path(given).resolve()
     copy = tmp_path_factory.mktemp("copy").resolve()
     shutil.copytree(REPO / "book", copy / "book", ignore=shutil.ignore_patterns("_build", "notebooks"))
     shutil.copytree(REPO / "notebooks", copy / "notebooks")
     environment = os.environ | {"LIVT_RUNS": str(smoke_runs)}
-    command = [sys.executable, copy / "book" / "build.py", "--profile", "smoke"]
+    command = [sys.executable, copy / "book" / "build.py", "--suite", "smoke"]
     built = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     assert "book: open file://" in built.stdout

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from livt.companion.provenance import FILTER
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-SCRIPT = (Path(__file__).parents[2] / "book" / "_static" / "sortable.js").read_text()
+STATIC = Path(__file__).parents[2] / "book" / "_static"
+SCRIPTS = "".join(f"<script>{(STATIC / name).read_text()}</script>" for name in ("sortable.js", "runs.js"))
 ROWS = [("beta", "9.5 ± 0.1", "x"), ("alpha", "-", "y"), ("delta", "-1.0", "z"), ("gamma", "10.2", "w")]
 TABLE = (
     '<div><table class="livt-sortable" id="livt-all-runs"><thead><tr><th data-kind="text">name</th>'
     '<th data-kind="number" aria-sort="descending">score</th><th data-kind="none">curve</th></tr></thead><tbody>'
     + "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in ROWS)
-    + f"</tbody></table></div>{FILTER}<script>{SCRIPT}</script>"
+    + f"</tbody></table></div>{SCRIPTS}"
 )
 
 
