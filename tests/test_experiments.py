@@ -196,9 +196,9 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks f
 
 
 def wait_for_a_run(root):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not RunStore(root).ids():
-        assert time.monotonic() < deadline, "no run has begun within two minutes: this machine is busy"
+        assert time.monotonic() < deadline, "no run has begun within ten minutes"
         time.sleep(0.05)
 
 
@@ -210,7 +210,7 @@ def test_a_killed_worker_is_one_clear_error(tmp_path):
     wait_for_a_run(tmp_path)
     workers = [int(pid) for pid in _members(process.pid) if int(pid) != process.pid and _is_worker(pid)]
     os.kill(workers[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "livt: error: a training process was killed, perhaps for lack of memory" in err, err
     assert "Traceback" not in err
@@ -233,11 +233,11 @@ def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=heed)
     wait_for_a_run(tmp_path)
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "interrupted; the same command goes on" in err
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while _members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not _members(process.pid), "workers outlived the command"

@@ -149,7 +149,7 @@ def without_head(path, model):
     [
         (lambda path, model: None, "no checkpoint at"),
         (lambda path, model: path.write_bytes(b"junk"), "is damaged, or holds more than weights"),
-        (without_head, "has no classifier (no weight 'head.weight'): it may be an encoder"),
+        (without_head, "has no classifier (no weight 'head.weight'): it is an encoder, to be fine-tuned first"),
         (damage, "numbers that are not finite"),
         (lambda path, model: save(vit(num_classes=7), path, "pth"), "the model has 7 classes, and"),
         (lambda path, model: save(vit(init_values=1.0), path, "pth"), "unexpected 'blocks.0.ls1"),
