@@ -176,27 +176,16 @@ def _pretraining(recipe: Recipe) -> PretrainConfig:
 
 @cache
 def flops_per_image(recipe: Recipe) -> tuple[int, int]:
-    """Return the floating-point operations of one image's step in pretraining and in fine-tuning.
+    """Return the floating-point operations of one image's step in pretraining, 0 without it, and in fine-tuning.
 
-    Counted are matrix products, forward and backward, by PyTorch's own counter. Raises ValueError for a recipe without
-    pretraining.
+    Counted are matrix products, forward and backward, by PyTorch's own counter.
     """
-    import torch  # heavy, and the names of the experiments are asked for more often than their cost
-    from torch.utils.flop_counter import FlopCounterMode
+    from livt.data.sets import classes_of  # heavy, and names of experiments are asked for more often than their cost
+    from livt.lab.cost import flops_of
 
-    from livt.data.sets import classes_of
-    from livt.finetune import create_classifier
-    from livt.pretrain import create_mae
-
-    settings = _pretraining(recipe)
-    with torch.device("meta"):
-        mae, vit = create_mae(recipe), create_classifier(recipe, classes_of(recipe.data))
-        images = [torch.zeros(1, 3, *data.size) for data in (recipe.pretrain_data, recipe.data)]
-    with FlopCounterMode(display=False) as pretraining:
-        mae(images[0], settings.mask_ratio).loss.backward()
-    with FlopCounterMode(display=False) as supervised:
-        vit(images[1]).sum().backward()
-    return pretraining.get_total_flops(), supervised.get_total_flops()
+    classes = classes_of(recipe.data)
+    pretraining = 0 if recipe.pretrain is None else flops_of("pretrain", recipe, classes)
+    return pretraining, flops_of("finetune", recipe, classes)
 
 
 def equal_compute_epochs(recipe: Recipe) -> int:
