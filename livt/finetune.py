@@ -23,8 +23,9 @@ from livt.evaluate import predict, scores, share_to, summarize
 from livt.longtail import sampling_shares
 from livt.losses import Criterion, loss_of, prior_bias, start_bias
 from livt.metrics import evaluate_logits
-from livt.models import ResNet, compile_model, create_resnet, create_vit, load_encoder, place
+from livt.models import compile_model, create_vit, load_encoder, place
 from livt.optim import EpochLoss, check_finite, create_optimizer, epoch_schedule, take_step
+from livt.resnets import ResNet, create_resnet
 from livt.run import Run
 
 STAGE = 2  # keeps the random numbers of the two stages apart

@@ -9,18 +9,15 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed
-from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 
-from livt.config import MODEL_SIZES, RESNETS
+from livt.config import MODEL_SIZES
 
-ResNet: TypeAlias = ByobNet | timm.models.resnet.ResNet
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MAX_BLOCKS = 256  # of a checkpoint that is read: five times those of the deepest published ViT
 
@@ -61,30 +58,6 @@ def create_vit(
         nn.init.trunc_normal_(vit.head.weight, std=2e-5)
         nn.init.zeros_(vit.head.bias)
     return vit
-
-
-def create_resnet(size: str, num_classes: int, *, drop_path: float = 0.0) -> ResNet:
-    """Return a timm residual network of a named size, its classifier near zero as that of a ViT.
-
-    Those for small images begin with a 3 x 3 convolution of stride 1. Raises ValueError for an unknown size.
-    """
-    if size not in RESNETS:
-        raise ValueError(f"unknown model size {size!r}; choose from {', '.join(RESNETS)}")
-    stages = RESNETS[size]
-    if stages is None:
-        resnet = timm.create_model(size, num_classes=num_classes, drop_path_rate=drop_path)
-    else:
-        blocks = tuple(
-            ByoBlockCfg(type="basic", d=depth, c=channels, s=min(2, 1 + number), gs=0, br=1.0)
-            for number, (depth, channels) in enumerate(zip(*stages, strict=True))
-        )
-        config = ByoModelCfg(blocks=blocks, stem_chs=stages[1][0], stem_type="3x3", stem_pool="")
-        resnet = ByobNet(config, num_classes=num_classes, drop_path_rate=drop_path)
-        resnet.stem.conv.stride = (1, 1)
-    head = resnet.get_classifier()
-    nn.init.trunc_normal_(head.weight, std=2e-5)
-    nn.init.zeros_(head.bias)
-    return resnet
 
 
 def compile_model(model: nn.Module) -> None:

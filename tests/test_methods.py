@@ -17,7 +17,7 @@ from livt.lab.runs import RunStore
 from livt.lab.stages import train
 from livt.longtail import sampling_shares
 from livt.losses import LOSSES, CrossEntropy, Loss, loss_of
-from livt.models import create_resnet
+from livt.resnets import create_resnet
 
 SCRATCH = {"pretrain": None}
 
