@@ -46,6 +46,7 @@ MODEL_SIZES = {
 # name: (blocks, channels) of each stage, for small images; None for timm's own of that name. They have no pretraining
 # stage. ResNet-32 is the field's usual one for CIFAR (He et al., CVPR 2016).
 RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]] | None] = {
+    "resnet8": ((1, 1, 1), (8, 16, 32)),
     "resnet10": ((1, 1, 1, 1), (16, 32, 64, 128)),
     "resnet32": ((5, 5, 5), (16, 32, 64)),
     "resnet50": None,

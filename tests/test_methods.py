@@ -182,7 +182,7 @@ def test_two_views_cost_two_images_and_a_second_head_its_own(method):
     assert flops_of("finetune", scratch, 10) == 2 * (plain + head)
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet32", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet10", "resnet32", "resnet50"])
 def test_residual_networks_are_as_deep_as_their_name_and_start_without_an_opinion(name):
     with torch.device("meta"):
         network = create_resnet(name, 7)

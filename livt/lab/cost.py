@@ -60,7 +60,7 @@ def cost_of(stage: str, recipe: Recipe) -> Cost:
     model = _on_no_device(stage, recipe, classes)
     parameters = sum(p.numel() for p in model.parameters())
     part = settings.batch_size // settings.accumulation_steps
-    one, two = (_kept(recipe, stage, classes, n) for n in (1, 2))
+    two, three = (_kept(recipe, stage, classes, n) for n in (2, 3))
     held = 0 if found.in_files else (total + found.evaluation_images) * 3 * data.size[0] * data.size[1]
     return Cost(
         stage=stage,
@@ -70,7 +70,7 @@ def cost_of(stage: str, recipe: Recipe) -> Cost:
         steps_per_epoch=steps_of(total, settings.batch_size),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        memory=BYTES_PER_PARAMETER * parameters + (two - one) * part,
+        memory=BYTES_PER_PARAMETER * parameters + (three - two) * part,
         images=held,
     )
 
@@ -83,10 +83,10 @@ def _on_no_device(stage: str, recipe: Recipe, classes: int) -> nn.Module:
 def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
     """Return the floating-point operations of one image's step: matrix products and convolutions, there and back."""
     with torch.device("meta"):
-        images = torch.zeros(_views(stage, recipe), 3, *recipe.data_of(stage).size)
+        images = torch.zeros(2 * _views(stage, recipe), 3, *recipe.data_of(stage).size)  # one has no batch statistics
     with FlopCounterMode(display=False) as counter:
         _trained_by(_on_no_device(stage, recipe, classes), recipe, stage, images).backward()
-    return counter.get_total_flops()
+    return counter.get_total_flops() // 2
 
 
 def _trained_by(model: nn.Module, recipe: Recipe, stage: str, images: Tensor) -> Tensor:

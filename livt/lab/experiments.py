@@ -61,6 +61,29 @@ def recipes_lt_vs_balanced(suite: Suite) -> dict[str, Recipe]:
     }
 
 
+def networks(suite: Suite) -> dict[str, Recipe]:
+    """Claim C1: a residual network beside the ViT, both by CE from scratch, on long-tailed and on balanced images.
+
+    All have the same compute, and the ViT is that of ``recipes_lt_vs_balanced``.
+    """
+    vit = {arm: recipe for arm, recipe in recipes_lt_vs_balanced(suite).items() if arm.startswith("vit/")}
+    network = {"model.size": suite.cnn, "model.patch_size": 1, "finetune.drop_path": 0.0}
+    cnn = {arm.replace("vit", "cnn"): with_overrides(recipe, network) for arm, recipe in vit.items()}
+    (_, own), (_, other) = (flops_per_image(next(iter(arms.values()))) for arms in (vit, cnn))
+    epochs = max(2, round(equal_compute_epochs(suite.sweep) * own / other))
+    return vit | {arm: with_overrides(recipe, {"finetune.epochs": epochs}) for arm, recipe in cnn.items()}
+
+
+def resolution(suite: Suite) -> dict[str, Recipe]:
+    """Claim C10: Bal-BCE at the resolution of the pretraining, and at a higher one; none where images have none."""
+    if suite.finer is None:
+        return {}
+    return {
+        "pretrained resolution": with_overrides(suite.main, {"finetune.loss": "bal_bce"}),
+        "higher resolution": with_overrides(suite.finer, {"finetune.loss": "bal_bce"}),
+    }
+
+
 def ablations(suite: Suite) -> dict[str, Recipe]:
     """One setting at a time, of Bal-BCE: tau, mask ratio, pretraining length, label smoothing, the start."""
     base = with_overrides(suite.sweep, {"finetune.loss": "bal_bce"})
@@ -160,6 +183,8 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "loss_ablation": loss_ablation,
     "model_size": model_size,
     "recipes_lt_vs_balanced": recipes_lt_vs_balanced,
+    "networks": networks,
+    "resolution": resolution,
     "ablations": ablations,
     "anatomy": anatomy,
     "equal_compute": equal_compute,
