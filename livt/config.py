@@ -11,7 +11,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -43,6 +43,14 @@ MODEL_SIZES = {
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
 }
+# name: (blocks, channels) of each stage, for small images; None for timm's own of that name. They have no pretraining
+# stage. ResNet-32 is the field's usual one for CIFAR (He et al., CVPR 2016).
+RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]] | None] = {
+    "resnet8": ((1, 1, 1), (8, 16, 32)),
+    "resnet10": ((1, 1, 1, 1), (16, 32, 64, 128)),
+    "resnet32": ((5, 5, 5), (16, 32, 64)),
+    "resnet50": None,
+}
 # stage: the stages that it starts from, where a recipe has them. A stage has the name of its section of the recipe;
 # ``livt.lab.stages`` says how each is trained.
 STAGES: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ("pretrain",)}
@@ -68,7 +76,18 @@ LIMITS = {
 }
 MAX_PATCHES = 65_536  # of an image
 STARTS = ("zero", "uniform", "prior")
+SAMPLINGS = ("image", "square_root", "class")
 PRECISIONS = ("float32", "bfloat16")
+
+
+class Options(dict[str, float]):
+    """A method's own parameters by name, in the order of their names; never changed, so that it can be hashed."""
+
+    def __init__(self, values: Mapping[str, float] | Iterable[tuple[str, float]] = ()) -> None:
+        super().__init__(sorted(dict(values).items()))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
 
 
 def since(run_format: int, default: Any) -> Any:
@@ -138,6 +157,8 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
     if issubclass(hint, _Section) and isinstance(value, Mapping):
         return hint.from_dict(value)
+    if hint is Options and isinstance(value, Mapping):
+        return Options({str(key): _convert(number, float, f"{name}.{key}") for key, number in value.items()})
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
         _require(abs(value) < 1e300, f"{name} must be finite, not {_shown(value)}")
@@ -219,15 +240,20 @@ class DataConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Section):
-    """A Vision Transformer by size name, with its patch size in pixels."""
+    """A Vision Transformer by size name, with its patch size in pixels; or a residual network, of patch size 1."""
 
     size: str
     patch_size: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.size in MODEL_SIZES, f"model.size {self.size!r} is not one of {', '.join(MODEL_SIZES)}")
+        names = (*MODEL_SIZES, *RESNETS)
+        _require(self.size in names, f"model.size {self.size!r} is not one of {', '.join(names)}")
         _require(self.patch_size >= 1, f"model.patch_size must be at least 1, not {self.patch_size}")
+        _require(
+            self.size in MODEL_SIZES or self.patch_size == 1,
+            f"model.patch_size must be 1, not {self.patch_size}: {self.size} takes no patches",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +363,9 @@ class FinetuneConfig(StageConfig):
     ``start`` sets the bias of the untrained classifier. "zero", as the official code has it; "uniform" and "prior" give
     every image the training probabilities 1/C, or the class priors. The bias is never decayed.
     ``label_smoothing`` moves that share of each target to 1/C, or to the priors (``smoothing_target``).
+    ``sampling`` "class" draws as many images of each class, "square_root" in proportion to the root of its count, with
+    replacement; "image" takes each image once an epoch. ``options``: parameters of the loss by name, where they are not
+    those of its paper.
     """
 
     loss: str
@@ -349,6 +378,8 @@ class FinetuneConfig(StageConfig):
     smoothing_target: str = "uniform"
     mixup: float = 0.0
     cutmix: float = 0.0
+    sampling: str = since(2, "image")
+    options: Options = since(2, Options())
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -359,6 +390,7 @@ class FinetuneConfig(StageConfig):
         _require(0 <= self.drop_path < 1, f"finetune.drop_path must lie in [0, 1), not {self.drop_path}")
         _require(0 <= self.label_smoothing < 1, "finetune.label_smoothing must lie in [0, 1)")
         _require(self.mixup >= 0 and self.cutmix >= 0, "finetune.mixup and finetune.cutmix must not be negative")
+        _require(self.sampling in SAMPLINGS, f"sampling {self.sampling!r} is not one of {', '.join(SAMPLINGS)}")
         mixes = self.mixup > 0 or self.cutmix > 0
         _require(
             not mixes or self.batch_size // self.accumulation_steps % 2 == 0,
@@ -380,6 +412,10 @@ class Recipe(_Section):
         super().__post_init__()
         _require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
         patch = self.model.patch_size
+        _require(
+            self.pretrain is None or self.model.size in MODEL_SIZES,
+            f"pretrain must be null: a masked autoencoder needs a Vision Transformer, not {self.model.size}",
+        )
         for name, stage, size in (
             ("pretrain", self.pretrain, self.pretrain_data.size),
             ("finetune", self.finetune, self.data.size),
@@ -491,8 +527,9 @@ def overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str
         for parent in parents:
             _require(isinstance(section.get(parent), dict), f"{path}: {parent!r} is not a section of this recipe")
             section = section[parent]
-        _require(key in section, f"{path}: unknown key {key!r}; known here: {', '.join(section)}")
-        if isinstance(value, str) and not isinstance(section[key], str):
+        is_open = parents[-1:] == ["options"]  # which names it knows, the loss says
+        _require(is_open or key in section, f"{path}: unknown key {key!r}; known here: {', '.join(section)}")
+        if isinstance(value, str) and not isinstance(section.get(key), str):
             with contextlib.suppress(ValueError):  # a plain word is for the type check to judge, and so is a long one
                 value = json.loads(value)
         section[key] = value

@@ -74,6 +74,18 @@ def shot_groups(class_counts: ArrayLike) -> NDArray[np.str_]:
     return np.where(counts > 100, "many", np.where(counts >= 20, "medium", "few"))
 
 
+def sampling_shares(sampling: str, class_counts: ArrayLike) -> NDArray[np.float64]:
+    """Return the share of each class, float64 [C], among images drawn by "image", "square_root" or "class".
+
+    That is in proportion to n_c, to its root, or the same for all (Kang et al., ICLR 2020, Eq. 1).
+
+    >>> sampling_shares("square_root", [9, 1]).tolist()
+    [0.75, 0.25]
+    """
+    counts = check_class_counts(class_counts) ** {"image": 1.0, "square_root": 0.5, "class": 0.0}[sampling]
+    return counts / counts.sum()
+
+
 def imbalance_factor(class_counts: ArrayLike) -> float:
     """Return the largest class count over the smallest.
 

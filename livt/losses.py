@@ -9,7 +9,7 @@ All arithmetic is float32 or wider, also under autocast.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from livt.config import FinetuneConfig
 from livt.longtail import check_class_counts
 
 
@@ -50,7 +51,14 @@ def balanced_bce_bias(class_counts: ArrayLike) -> Tensor:
     return counts.log() - (before + after).log()
 
 
-class _LogitBiasLoss(nn.Module, ABC):
+class Criterion(nn.Module):
+    """A training loss: called with a model's outputs and targets, it returns a scalar."""
+
+    def begin(self, epoch: int, epochs: int) -> None:
+        """Prepare for an epoch, counted from 0, of so many: for a loss that changes in training."""
+
+
+class _LogitBiasLoss(Criterion, ABC):
     """A loss on ``logits + tau * bias``; without class counts, on the logits as they are."""
 
     def __init__(self, bias: Tensor | None = None, tau: float = 1.0) -> None:
@@ -154,17 +162,26 @@ class BalancedBinaryCrossEntropy(BinaryCrossEntropy):
 class Loss:
     """An entry of the table: what a recipe's ``finetune.loss`` stands for.
 
-    create: from class counts [C] and tau, the module to train with, whose call takes logits and targets as above.
-    reads: what makes probabilities of its logits. bias: what it adds to the logits in training, float64 [C] from class
-    counts; None for nothing, and then tau must be 1. source: the paper that it is from.
+    create: from class counts [C], tau and options, what to train with: its call takes the model's outputs, and targets
+    as above. reads: what makes probabilities of its logits. bias: what it adds to the logits in training, float64 [C]
+    from class counts; None for nothing, and then tau must be 1. source: the paper that it is from.
+
+    Of methods that are more than a loss of logits: options: their parameters, with the values of their paper. adapt:
+    from the classifier, ready to train, and options, the model to train in its place; in evaluation mode it returns
+    logits [B, C], in training what ``create`` makes takes. soft: whether it takes soft targets. views: how often each
+    image is augmented; outputs are those of all images in the first view, then in the second, and so on.
     """
 
     name: str
     title: str
-    create: Callable[[ArrayLike, float], nn.Module]
+    create: Callable[..., Criterion]
     reads: Literal["softmax", "sigmoid"]
     bias: Callable[[ArrayLike], Tensor] | None = None
     source: str
+    options: dict[str, float] = field(default_factory=dict)
+    adapt: Callable[..., nn.Module] | None = None
+    soft: bool = True
+    views: int = 1
 
 
 PAPER_LOSSES = ("ce", "bal_ce", "bce", "bal_bce")
@@ -212,6 +229,21 @@ def find(name: str, tau: float = 1.0) -> Loss:
     if tau != 1 and LOSSES[name].bias is None:
         raise ValueError(f"finetune.tau = {tau:g} has no effect on the loss {name!r}, which has no bias")
     return LOSSES[name]
+
+
+def loss_of(settings: FinetuneConfig) -> Loss:
+    """Return the loss of a recipe. Raises ValueError for what :func:`find` refuses, and for settings it cannot use."""
+    loss = find(settings.loss, settings.tau)
+    for name in settings.options:
+        if name not in loss.options:
+            known = f"known here: {', '.join(loss.options)}" if loss.options else "it has none"
+            raise ValueError(f"finetune.options.{name} is no parameter of the loss {loss.name!r}; {known}")
+    mixes = {name: getattr(settings, name) for name in ("mixup", "cutmix", "label_smoothing")}
+    for name, value in mixes.items():
+        if value and not loss.soft:
+            raise ValueError(f"finetune.{name} {value:g} makes soft targets, which the loss {loss.name!r} cannot take")
+    loss.create((1, 1), settings.tau, **loss.options | settings.options)  # it refuses impossible values
+    return loss
 
 
 def prior_bias(loss: Loss, class_counts: ArrayLike) -> Tensor:

@@ -142,9 +142,9 @@ def _retrain(options: argparse.Namespace, store: Any) -> int:
     if not options.run:
         raise ValueError("--retrain trains runs again, which takes as long as before: name those to train")
     device, status = usable_device(options.device), 0
-    for run_id in [known_run(name, store) for name in options.run]:
-        equal, said = retrain(run_id, store, device=device)
-        print(f"{run_id}: {said}")
+    run_ids = [known_run(name, store) for name in options.run]
+    for run_id, equal, said in retrain(run_ids, store, device=device):
+        print(f"{run_id}: {said}", flush=True)
         status |= not equal
     return status
 

@@ -136,7 +136,7 @@ def _tell_costs(wanted: Sequence[tuple[str, Recipe]], options: argparse.Namespac
     from livt.lab.plan import usable_device
     from livt.lab.promoted import promoted_folder, read_promoted
     from livt.lab.runs import RunStore
-    from livt.losses import find
+    from livt.losses import loss_of
 
     store, device = RunStore(options.runs), torch.device(usable_device(options.device))
     own = [store.load(run_id) for run_id in filter(store.is_finished, store.ids())]
@@ -144,7 +144,7 @@ def _tell_costs(wanted: Sequence[tuple[str, Recipe]], options: argparse.Namespac
     groups: dict[str, list[tuple[str, Recipe]]] = {}
     seen, ready = set[str](), 0
     for stage, recipe in wanted:
-        find(recipe.finetune.loss, recipe.finetune.tau)
+        loss_of(recipe.finetune)
         key = key_of(recipe.stage(stage))
         if key in seen or key in finished:
             ready += key in finished and key not in seen

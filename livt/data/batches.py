@@ -33,7 +33,8 @@ class TrainingBatches:
     """The batches of each epoch, each as this process's share of its parts.
 
     ``key`` are the integers that seed the epochs: with the same key, an epoch is the same again, also in a resumed run.
-    ``waited`` counts the seconds spent waiting for loading processes.
+    ``weights`` [N]: how often to draw each image, relative to the others and with replacement; None takes each once.
+    ``views``: how often to augment each image. ``waited`` counts the seconds spent waiting for loading processes.
     """
 
     def __init__(
@@ -44,22 +45,26 @@ class TrainingBatches:
         key: tuple[int, ...],
         device: torch.device,
         engine: Engine,
+        *,
+        weights: Tensor | None = None,
+        views: int = 1,
     ) -> None:
-        self.augment, self.device = augment, device
+        self.augment, self.device, self.views = augment, device, views
         self.waited = 0.0
-        self.parts = _Parts(len(split.labels), settings, key)
+        self.parts = _Parts(len(split.labels), settings, key, weights)
         self.memory = split.to(device) if isinstance(split, Split) else None
         if isinstance(split, FileSplit):
             transform = file_transform(settings.augment, split.size, augment.mean.flatten().div(255).tolist())
-            self.loader = _loader(_Files(split, transform), self.parts, device, engine, persistent=True)
+            self.loader = _loader(_Files(split, transform, views), self.parts, device, engine, persistent=True)
             # The next epoch, of which parts are loaded already.
             self._ahead: tuple[int, Iterator[_Loaded]] | None = None
 
     def epoch(self, epoch: int) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Seed all random numbers, then yield, for each step, its parts: images [B, 3, H, W] and labels [B].
 
-        A rest that fills no batch is left out. Each part must be used up before the next is asked for, since it seeds
-        the random numbers that the model draws with it.
+        Of several views, images are [views * B, 3, H, W], those of the first view first. A rest that fills no batch is
+        left out. Each part must be used up before the next is asked for, since it seeds the random numbers that the
+        model draws with it.
         """
         key = self.parts.key_of(epoch)
         seed_everything(*key)
@@ -90,14 +95,15 @@ class TrainingBatches:
         assert self.memory is not None
         for index in parts:
             index = moved(index, self.device)
-            yield self.augment(self.memory.images[index]), self.memory.labels[index]
+            images, labels = self.memory.images[index], self.memory.labels[index]
+            yield torch.cat([self.augment(images) for _ in range(self.views)]), labels
 
     def _received(self, batches: Iterator[_Loaded]) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             start = time.perf_counter()
             images, labels = _received(batches, self.device)
             self.waited += time.perf_counter() - start
-            yield self.augment.finish(images), labels
+            yield self.augment.finish(images.transpose(0, 1).flatten(0, 1) if self.views > 1 else images), labels
 
 
 class _Parts:
@@ -106,8 +112,8 @@ class _Parts:
     It goes on from epoch ``first`` into those that follow, so that no epoch begins with waiting.
     """
 
-    def __init__(self, images: int, settings: StageConfig, key: tuple[int, ...]) -> None:
-        self.images, self.key, self.first = images, key, 0
+    def __init__(self, images: int, settings: StageConfig, key: tuple[int, ...], weights: Tensor | None) -> None:
+        self.images, self.key, self.weights, self.first = images, key, weights, 0
         self.batch_size, self.count, self.epochs = settings.batch_size, settings.accumulation_steps, settings.epochs
 
     def key_of(self, epoch: int) -> tuple[int, ...]:
@@ -115,7 +121,10 @@ class _Parts:
 
     def of(self, generator: torch.Generator) -> list[list[Tensor]]:
         """Return, for each step of an epoch, the images of this process's parts; the generator is seeded for it."""
-        order = torch.randperm(self.images, generator=generator)
+        if self.weights is None:
+            order = torch.randperm(self.images, generator=generator)
+        else:
+            order = self.weights.multinomial(self.images, replacement=True, generator=generator)
         starts = range(0, self.images - self.batch_size + 1, self.batch_size)
         steps = (order[start : start + self.batch_size].chunk(self.count) for start in starts)
         own = distributed.share(self.count)
@@ -183,8 +192,8 @@ def sample(split: Split | FileSplit, indices: Sequence[int] | Tensor) -> Tensor:
 class _Files(Dataset):
     """An image and its label by a key whose last number is its index; the whole key seeds its augmentation."""
 
-    def __init__(self, split: FileSplit, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.split, self.transform = split, transform
+    def __init__(self, split: FileSplit, transform: Callable[[Image.Image], Tensor], views: int = 1) -> None:
+        self.split, self.transform, self.views = split, transform, views
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor] | DataError:
         index = key[-1]
@@ -193,7 +202,8 @@ class _Files(Dataset):
         except DataError as error:
             return error  # raised by whoever asked: a traceback of a loading process is no message
         with seeded(*key):
-            return self.transform(image), self.split.labels[index]
+            views = [self.transform(image) for _ in range(self.views)]
+            return views[0] if self.views == 1 else torch.stack(views), self.split.labels[index]
 
 
 def _together(items: Sequence[_Loaded]) -> _Loaded:

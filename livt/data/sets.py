@@ -26,7 +26,7 @@ from livt.data.draw import draw, profile_counts, set_apart
 from livt.data.images import FileSplit, Split
 from livt.data.listing import Listing
 from livt.data.readers import folder_of, imagenet_lt_counts, read
-from livt.losses import find
+from livt.losses import loss_of
 
 EMBEDDED = {"digits": digits, "digit_pairs": digit_pairs}
 
@@ -191,7 +191,7 @@ def check_fit(recipe: Recipe) -> None:
 
     It is called before any stage begins.
     """
-    find(recipe.finetune.loss, recipe.finetune.tau)
+    loss_of(recipe.finetune)
     for name in STAGES:
         if getattr(recipe, name) is not None:
             data = load_dataset(recipe.data_of(name))

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from livt import rivals  # noqa: F401  its losses are part of the table
 from livt.config import RUN_FORMAT, STAGES, Recipe
 from livt.lab.recipes import smoke
-from livt.losses import find
+from livt.losses import loss_of
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
 _PARTS = {
@@ -140,7 +141,7 @@ def check_rows(rows: Sequence[Any], stage: str) -> None:
 def _checked_recipe(stage: str, config: Mapping[str, Any]) -> Recipe:
     try:
         recipe = recipe_of(stage, config)
-        find(recipe.finetune.loss, recipe.finetune.tau)
+        loss_of(recipe.finetune)
         own = recipe.stage(stage)
     except ValueError as error:
         raise ValueError(f"the configuration: {error}") from None

@@ -20,6 +20,7 @@ from livt.lab.environment import device_name
 from livt.lab.runs import Record
 from livt.lab.stages import STAGES
 from livt.longtail import GROUPS, shot_groups
+from livt.losses import loss_of
 
 # The least and most of the rate at which a device multiplies large matrices that training steps were seen to use:
 # from the smallest models to ViT-Base. On a GPU they are assumed, as in livt.lab.recipes.
@@ -56,33 +57,48 @@ def cost_of(stage: str, recipe: Recipe) -> Cost:
     total = int(found.class_counts.sum())
     check_stage(recipe, stage, total, found.in_files)
     classes = len(found.class_counts)
-    with torch.device("meta"):
-        model = STAGES[stage].model(recipe, classes).train()
-        images = torch.zeros(1, 3, *data.size)
-    with FlopCounterMode(display=False) as counter:
-        _forward(model, recipe, stage, images).sum().backward()
+    model = _on_no_device(stage, recipe, classes)
     parameters = sum(p.numel() for p in model.parameters())
     part = settings.batch_size // settings.accumulation_steps
-    one, two = (_kept(recipe, stage, classes, n) for n in (1, 2))
+    two, three = (_kept(recipe, stage, classes, n) for n in (2, 3))
     held = 0 if found.in_files else (total + found.evaluation_images) * 3 * data.size[0] * data.size[1]
     return Cost(
         stage=stage,
         found=found,
         parameters=parameters,
-        flops=counter.get_total_flops(),
+        flops=flops_of(stage, recipe, classes),
         steps_per_epoch=steps_of(total, settings.batch_size),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        memory=BYTES_PER_PARAMETER * parameters + (two - one) * part,
+        memory=BYTES_PER_PARAMETER * parameters + (three - two) * part,
         images=held,
     )
 
 
-def _forward(model: nn.Module, recipe: Recipe, stage: str, images: Tensor) -> Tensor:
-    """Return what a stage trains by: the loss of a masked autoencoder, the logits of a classifier."""
+def _on_no_device(stage: str, recipe: Recipe, classes: int) -> nn.Module:
+    with torch.device("meta"):
+        return STAGES[stage].model(recipe, classes).train()
+
+
+def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
+    """Return the floating-point operations of one image's step: matrix products and convolutions, there and back."""
+    with torch.device("meta"):
+        images = torch.zeros(2 * _views(stage, recipe), 3, *recipe.data_of(stage).size)  # one has no batch statistics
+    with FlopCounterMode(display=False) as counter:
+        _trained_by(_on_no_device(stage, recipe, classes), recipe, stage, images).backward()
+    return counter.get_total_flops() // 2
+
+
+def _trained_by(model: nn.Module, recipe: Recipe, stage: str, images: Tensor) -> Tensor:
+    """Return a scalar that a stage could train by: a masked autoencoder's loss, the sum of what another model gives."""
     if stage == "pretrain" and recipe.pretrain is not None:
         return model(images, recipe.pretrain.mask_ratio).loss
-    return model(images)
+    outputs = model(images)  # a tensor, whose rows are summed, or several
+    return sum((output.sum() for output in outputs), torch.zeros((), device=images.device))
+
+
+def _views(stage: str, recipe: Recipe) -> int:
+    return loss_of(recipe.finetune).views if stage == "finetune" else 1
 
 
 def _kept(recipe: Recipe, stage: str, classes: int, images: int) -> int:
@@ -90,8 +106,7 @@ def _kept(recipe: Recipe, stage: str, classes: int, images: int) -> int:
 
     The tensors are fakes, of a shape and a type and without content.
     """
-    with torch.device("meta"):
-        model = STAGES[stage].model(recipe, classes).train()
+    model = _on_no_device(stage, recipe, classes)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         own = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -104,7 +119,8 @@ def _kept(recipe: Recipe, stage: str, classes: int, images: int) -> int:
 
         narrow = torch.autocast("cpu", torch.bfloat16, enabled=getattr(recipe, stage).precision == "bfloat16")
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), narrow:
-            _forward(model, recipe, stage, torch.zeros(images, 3, *recipe.data_of(stage).size))
+            seen = torch.zeros(images * _views(stage, recipe), 3, *recipe.data_of(stage).size)
+            _trained_by(model, recipe, stage, seen)
         return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
 
 

@@ -61,6 +61,29 @@ def recipes_lt_vs_balanced(suite: Suite) -> dict[str, Recipe]:
     }
 
 
+def networks(suite: Suite) -> dict[str, Recipe]:
+    """Claim C1: a residual network beside the ViT, both by CE from scratch, on long-tailed and on balanced images.
+
+    All have the same compute, and the ViT is that of ``recipes_lt_vs_balanced``.
+    """
+    vit = {arm: recipe for arm, recipe in recipes_lt_vs_balanced(suite).items() if arm.startswith("vit/")}
+    network = {"model.size": suite.cnn, "model.patch_size": 1, "finetune.drop_path": 0.0}
+    cnn = {arm.replace("vit", "cnn"): with_overrides(recipe, network) for arm, recipe in vit.items()}
+    (_, own), (_, other) = (flops_per_image(next(iter(arms.values()))) for arms in (vit, cnn))
+    epochs = max(2, round(equal_compute_epochs(suite.sweep) * own / other))
+    return vit | {arm: with_overrides(recipe, {"finetune.epochs": epochs}) for arm, recipe in cnn.items()}
+
+
+def resolution(suite: Suite) -> dict[str, Recipe]:
+    """Claim C10: Bal-BCE at the resolution of the pretraining, and at a higher one; none where images have none."""
+    if suite.finer is None:
+        return {}
+    return {
+        "pretrained resolution": with_overrides(suite.main, {"finetune.loss": "bal_bce"}),
+        "higher resolution": with_overrides(suite.finer, {"finetune.loss": "bal_bce"}),
+    }
+
+
 def ablations(suite: Suite) -> dict[str, Recipe]:
     """One setting at a time, of Bal-BCE: tau, mask ratio, pretraining length, label smoothing, the start."""
     base = with_overrides(suite.sweep, {"finetune.loss": "bal_bce"})
@@ -160,6 +183,8 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "loss_ablation": loss_ablation,
     "model_size": model_size,
     "recipes_lt_vs_balanced": recipes_lt_vs_balanced,
+    "networks": networks,
+    "resolution": resolution,
     "ablations": ablations,
     "anatomy": anatomy,
     "equal_compute": equal_compute,
@@ -176,27 +201,16 @@ def _pretraining(recipe: Recipe) -> PretrainConfig:
 
 @cache
 def flops_per_image(recipe: Recipe) -> tuple[int, int]:
-    """Return the floating-point operations of one image's step in pretraining and in fine-tuning.
+    """Return the floating-point operations of one image's step in pretraining, 0 without it, and in fine-tuning.
 
-    Counted are matrix products, forward and backward, by PyTorch's own counter. Raises ValueError for a recipe without
-    pretraining.
+    Counted are matrix products, forward and backward, by PyTorch's own counter.
     """
-    import torch  # heavy, and the names of the experiments are asked for more often than their cost
-    from torch.utils.flop_counter import FlopCounterMode
+    from livt.data.sets import classes_of  # heavy, and names of experiments are asked for more often than their cost
+    from livt.lab.cost import flops_of
 
-    from livt.data.sets import classes_of
-    from livt.finetune import create_classifier
-    from livt.pretrain import create_mae
-
-    settings = _pretraining(recipe)
-    with torch.device("meta"):
-        mae, vit = create_mae(recipe), create_classifier(recipe, classes_of(recipe.data))
-        images = [torch.zeros(1, 3, *data.size) for data in (recipe.pretrain_data, recipe.data)]
-    with FlopCounterMode(display=False) as pretraining:
-        mae(images[0], settings.mask_ratio).loss.backward()
-    with FlopCounterMode(display=False) as supervised:
-        vit(images[1]).sum().backward()
-    return pretraining.get_total_flops(), supervised.get_total_flops()
+    classes = classes_of(recipe.data)
+    pretraining = 0 if recipe.pretrain is None else flops_of("pretrain", recipe, classes)
+    return pretraining, flops_of("finetune", recipe, classes)
 
 
 def equal_compute_epochs(recipe: Recipe) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from livt.config import FILE_DATASETS, MODEL_SIZES, PRECISIONS, STARTS, Recipe
+from livt.config import FILE_DATASETS, MODEL_SIZES, PRECISIONS, RESNETS, SAMPLINGS, STARTS, Options, Recipe
 from livt.lab.files import parse_json, read_bytes
 
 MAX_BYTES = 2**20  # of a file
@@ -25,9 +25,9 @@ FIELDS = {
     "evaluation": "test, or validation: training images set apart, to choose settings by",
     "validation_images": "of each class, where evaluation is validation",
     "draw": "another number draws other training images of the pool, with the same counts",
-    "model": "a Vision Transformer",
-    "size": f"one of {', '.join(MODEL_SIZES)}",
-    "patch_size": "side of a patch in pixels; it divides the image",
+    "model": "a Vision Transformer, or a residual network",
+    "size": f"one of {', '.join(MODEL_SIZES)}, or without pretraining {', '.join(RESNETS)}",
+    "patch_size": "side of a patch in pixels; it divides the image; 1 for a residual network",
     "pretrain": "MGP, a masked autoencoder on the training images; null trains from scratch",
     "finetune": "BFT, the classifier",
     "epochs": "passes over the training images",
@@ -63,6 +63,8 @@ FIELDS = {
     "smoothing_target": f"where to: one of {', '.join(STARTS[1:])}",
     "mixup": "alpha of mixup; 0 is off",
     "cutmix": "alpha of CutMix; 0 is off",
+    "sampling": f"one of {', '.join(SAMPLINGS)}: by images, by the root of the class count, or as many of each class",
+    "options": "parameters of the loss by name, where they are not those of its paper",
     "seed": "of all random numbers",
 }
 
@@ -84,6 +86,8 @@ def _lines(section: Any, indent: str, above: str = "") -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, Options):
+        return json.dumps(value)
     if isinstance(value, str) and (_POWER.fullmatch(value) or not value.isprintable()):
         return json.dumps(value)
     return yaml.safe_dump(value, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")

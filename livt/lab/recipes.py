@@ -158,6 +158,18 @@ def photos_tiny() -> Recipe:
     return replace(photos(), data=DataConfig(name="tiny_imagenet", image_size=32))
 
 
+def photos_tiny_64() -> Recipe:
+    """As :func:`photos_tiny` from the same pretraining, fine-tuned at 64 px, the images' own size, on 64 patches.
+
+    Command: ``LIVT_DATA=... python -m livt reproduce resolution --suite photos_tiny``. Hardware: CPU cores; one takes
+    about half an hour for each fine-tuning. Expected score: none is published.
+    """
+    recipe, pretraining = photos(), photos_tiny()
+    assert pretraining.pretrain is not None
+    images = DataConfig(name="tiny_imagenet")
+    return replace(recipe, data=images, pretrain=replace(pretraining.pretrain, data=pretraining.data))
+
+
 def tiny_imagenet_lt(imbalance_factor: float | None = None, balanced: bool = False) -> Recipe:
     """ViT-Tiny on Tiny-ImageNet, 64 px: the real ImageNet-LT class counts (suite ``gpu``), or others.
 

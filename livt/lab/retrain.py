@@ -5,7 +5,7 @@ does not, and a record that was made as it says from one that was only given fit
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,37 +30,44 @@ def known_run(name: str, store: RunStore) -> str:
     return matches[0]
 
 
-def retrain(run_id: str, store: RunStore, *, device: str = "cpu") -> tuple[bool, str]:
-    """Train a run of the store, or a promoted one, again with what it starts from.
+def retrain(run_ids: Sequence[str], store: RunStore, *, device: str = "cpu") -> Iterator[tuple[str, bool, str]]:
+    """Train runs of the store, or promoted ones, again with what they start from, which is trained once for all.
 
-    Returns whether metrics, result and weights are equal to the bit, and in words what was found. The proof, which says
-    what code trained it again, when and where, is kept: in the run's ``proofs.json``, and in the promoted record.
-    Raises RunError, before anything trains, where the images have changed since the run.
+    Yields for each its id, whether metrics, result and weights are equal to the bit, and in words what was found. The
+    proof, which says what code trained it again, when and where, is kept: in the run's ``proofs.json``, and in the
+    promoted record. Raises RunError, before anything trains, where the images of one have changed since.
     """
     promoted = read_promoted(promoted_folder())
-    record = store.load(run_id) if store.is_finished(run_id) else promoted[run_id]
-    recipe = recipe_of(record.stage, record.config)
-    if stages.run_id(record.stage, recipe, store) != run_id:
-        raise RunError(f"{run_id} cannot be trained again: its images, or what its settings mean, have changed")
+    records = [store.load(i) if store.is_finished(i) else promoted[i] for i in run_ids]
+    recipes = [recipe_of(record.stage, record.config) for record in records]
+    for record, recipe in zip(records, recipes, strict=True):
+        if stages.run_id(record.stage, recipe, store) != record.id:
+            raise RunError(f"{record.id} cannot be trained again: its images, or what its settings mean, have changed")
     with tempfile.TemporaryDirectory(prefix="livt-retrain-") as folder:
         other = RunStore(folder)
-        again = _trained(record.stage, recipe, other, device)
-        pairs: dict[str, tuple[Any, ...]] = {
-            name: (getattr(record, name), getattr(again, name)) for name in ("metrics", "result")
-        }
-        if store.is_finished(run_id):
-            pairs["weights"] = tuple(sha256(place.weights(run_id).read_bytes()) for place in (store, other))
-    differs = [name for name, (before, after) in pairs.items() if dump_json(before) != dump_json(after)]
-    proof = {
-        "code": again.code,
-        **git_state(),
-        "device": again.environment["device"],
-        "torch": again.environment["packages"]["torch"],
-        "equal": not differs,
-        "date": datetime.now(UTC).date().isoformat(),
+        for record, recipe in zip(records, recipes, strict=True):
+            again = _trained(record.stage, recipe, other, device)
+            differs = _differences(record, again, store, other)
+            proof = {
+                "code": again.code,
+                **git_state(),
+                "device": again.environment["device"],
+                "torch": again.environment["packages"]["torch"],
+                "equal": not differs,
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+            _keep(record, proof, store, promoted)
+            yield record.id, not differs, _said(record, again, differs)
+
+
+def _differences(record: Record, again: Record, store: RunStore, other: RunStore) -> list[str]:
+    """Return which parts of a run are not equal to the bit; its weights count where the store has them."""
+    pairs: dict[str, tuple[Any, ...]] = {
+        name: (getattr(record, name), getattr(again, name)) for name in ("metrics", "result")
     }
-    _keep(record, proof, store, promoted)
-    return not differs, _said(record, again, differs)
+    if store.is_finished(record.id):
+        pairs["weights"] = tuple(sha256(place.weights(record.id).read_bytes()) for place in (store, other))
+    return [name for name, (before, after) in pairs.items() if dump_json(before) != dump_json(after)]
 
 
 def _trained(stage: str, recipe: Recipe, store: RunStore, device: str) -> Record:

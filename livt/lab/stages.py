@@ -19,7 +19,7 @@ from livt.lab.environment import code_of
 from livt.lab.failures import RunError
 from livt.lab.runs import Record, RunStore, damaged
 from livt.lab.weights import read_weights
-from livt.losses import find
+from livt.losses import loss_of
 from livt.mae import encoder_weights
 from livt.models import MAX_BLOCKS
 from livt.pretrain import create_mae, pretrain
@@ -49,7 +49,7 @@ class Stage:
 
 
 def _loss_module(recipe: Recipe) -> list[str]:
-    create = find(recipe.finetune.loss, recipe.finetune.tau).create
+    create = loss_of(recipe.finetune).create
     return [getattr(create, "func", create).__module__]  # a partial is of the module of its function
 
 

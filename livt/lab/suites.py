@@ -10,6 +10,7 @@ from livt.lab.recipes import (
     imagenet_lt,
     photos,
     photos_tiny,
+    photos_tiny_64,
     smoke,
     tiny_imagenet_lt,
     tiny_imagenet_lt_short,
@@ -22,8 +23,9 @@ class Suite:
 
     title: the data, as a page names them. main: the recipe of the loss ablation. sweep: the recipe that other
     experiments vary, shorter where their number would cost too much. sizes: model sizes, smallest first. lengths:
-    epochs of fine-tuning to compare. seeds: of every experiment; seeds_of: of one, where it has others. experiments:
-    their names, None for all. part_of: the suite that this one is trained with.
+    epochs of fine-tuning to compare. cnn: the residual network to compare a ViT with. finer: a recipe that fine-tunes
+    what ``main`` pretrains at a higher resolution, where the images have one. seeds: of every experiment; seeds_of: of
+    one, where it has others. experiments: their names, None for all. part_of: the suite that this one is trained with.
     """
 
     title: str
@@ -31,6 +33,8 @@ class Suite:
     sweep: Recipe
     sizes: tuple[str, ...]
     lengths: tuple[int, ...]
+    cnn: str = "resnet10"
+    finer: Recipe | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     seeds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     experiments: tuple[str, ...] | None = None
@@ -43,6 +47,7 @@ SUITES: dict[str, Suite] = {
         main=smoke(),
         sweep=smoke(),
         sizes=("femto", "pico"),
+        cnn="resnet8",
         lengths=(2, 3),
     ),
     "digits": Suite(
@@ -50,6 +55,7 @@ SUITES: dict[str, Suite] = {
         main=digit_pairs(),
         sweep=digit_pairs_short(),
         sizes=("femto", "pico", "micro"),
+        cnn="resnet8",
         lengths=(8, 15, 30),
     ),
     "photos": Suite(
@@ -63,6 +69,7 @@ SUITES: dict[str, Suite] = {
             "loss_ablation",
             "controls",
             "recipes_lt_vs_balanced",
+            "networks",
             "equal_compute",
             "anatomy",
             "model_size",
@@ -83,7 +90,8 @@ SUITES: dict[str, Suite] = {
         sweep=photos_tiny(),
         sizes=("nano", "mini", "midi"),
         lengths=(6, 12, 24),
-        experiments=("loss_ablation", "controls"),
+        finer=photos_tiny_64(),
+        experiments=("loss_ablation", "controls", "resolution"),
         part_of="photos",
     ),
     "gpu": Suite(
@@ -91,6 +99,7 @@ SUITES: dict[str, Suite] = {
         main=tiny_imagenet_lt(),
         sweep=tiny_imagenet_lt_short(),
         sizes=("nano", "tiny", "small"),
+        cnn="resnet32",
         lengths=(15, 30, 60),
     ),
     "paper": Suite(
@@ -98,6 +107,8 @@ SUITES: dict[str, Suite] = {
         main=imagenet_lt(),
         sweep=imagenet_lt(),
         sizes=("tiny", "small", "base", "large"),
+        cnn="resnet50",
+        finer=imagenet_lt(384),
         lengths=(25, 50, 100),
     ),
 }

@@ -11,7 +11,8 @@ from livt.models import misfit, shown
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor in a safetensors file; no tensor is read.
 
-    Raises ValueError saying what is wrong with the file, also for tensors that are not float32.
+    Raises ValueError saying what is wrong with the file, also for tensors that are neither float32 nor, as counters
+    are, int64.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -21,7 +22,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"does not hold weights ({' '.join(str(error).split())[:120]})") from None
     for name, (dtype, _) in found.items():
-        if dtype != "F32":
+        if dtype not in ("F32", "I64"):
             raise ValueError(f"holds {shown(name)} as {dtype}, not as F32")
     return {name: shape for name, (_, shape) in found.items()}
 
@@ -37,7 +38,10 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         raise ValueError(f"does not fit the model of its recipe: {problem}")
     with safe_open(path, "pt") as file:
         weights = {name: file.get_tensor(name) for name in found}
+    own = model.state_dict()
     for name, value in weights.items():
+        if value.dtype != own[name].dtype:
+            raise ValueError(f"holds {name} as {value.dtype}, not as {own[name].dtype}")
         if not value.isfinite().all():
             raise ValueError(f"holds {name} with numbers that are not finite")
     return weights

@@ -1,0 +1,4 @@
+"""Other methods on the paper's own seams, one short file for a method or a family.
+
+Importing this package puts their losses into the table (``livt.losses.LOSSES``); nothing else needs to know them.
+"""
