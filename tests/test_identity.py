@@ -160,7 +160,7 @@ CHANGES = {
     "a text": ("models", put('global_pool: str = "avg"', 'global_pool: str = "token"')),
     "a small number": ("models", put("std=2e-5", "std=2e-4")),
     "order": ("optim", lambda text: text.replace("def ", "_ORDER = 1\n\n\ndef ", 1)),
-    "the loop": ("finetune", put("vit.train()", "vit.eval()")),
+    "the loop": ("finetune", put("net.train()", "net.eval()")),
     "augmentation": ("data__augment", more),
     "evaluation": ("metrics", more),
 }
