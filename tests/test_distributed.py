@@ -61,7 +61,7 @@ def same_runs(a: Path, b: Path) -> None:
                 assert one.result[name] == pytest.approx(two.result[name], abs=1e-3)
 
 
-@pytest.mark.parametrize("where", ["memory", "files"])
+@pytest.mark.parametrize("where", [pytest.param("memory", marks=pytest.mark.slow), "files"])
 def test_two_processes_train_what_one_trains(tmp_path, where, monkeypatch):
     settings = PARTS + RANDOM
     if where == "files":

@@ -273,6 +273,11 @@ def gpu_hours(recipe: Recipe, share: float) -> tuple[float, float]:
     return hours[0], hours[1]
 
 
+def is_large(name: str) -> bool:
+    """Whether a recipe differs from a ViT-Base that is tried anyhow in settings alone, or in resolution."""
+    return RECIPES[name]().model.size == "base" and name not in ("imagenet_lt", "cifar10_lt_10_official")
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_stated_gpu_hours_are_those_of_the_flops(name):
     recipe = RECIPES[name]()
@@ -344,7 +349,9 @@ def test_stated_memory_is_that_of_the_larger_stage(name):
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"), KEPT.items(), ids=lambda v: "-".join(map(str, v)) if type(v) is tuple else ""
+    ("what", "expected"),
+    [pytest.param(*item, marks=pytest.mark.slow) if item[0][2] == 384 else item for item in KEPT.items()],
+    ids=lambda v: "-".join(map(str, v)) if type(v) is tuple else "",
 )
 def test_memory_per_image_is_what_pytorch_keeps(what, expected):
     stage, size, pixels, _ = what
@@ -452,7 +459,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if is_large(n) else n for n in OURS])
 def test_each_recipe_takes_a_step_of_both_stages(name):
     recipe = RECIPES[name]()
     torch.manual_seed(1)

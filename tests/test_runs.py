@@ -365,14 +365,14 @@ def test_an_edited_or_renamed_record_is_refused(trained, tmp_path):
     ("change", "message"),
     [
         (lambda r: r["result"].update(train_loss=0.1), "the last train_loss is"),
-        (lambda r: r["metrics"].pop(), "the epochs is"),
+        (lambda r: r["metrics"].pop(), "it has 1 epochs, but its configuration says 2"),
         (lambda r: r["metrics"][0].update(lr=9.0), "the peak learning rate is 9.0"),
         (lambda r: r["environment"].update(data_digest="0" * 16), "the digest is"),
         (lambda r: r["config"].update(seed=7), "the digest is"),
-        (lambda r: r["config"]["pretrain"].update(epochs=3), "the digest is"),
-        (lambda r: r.update(id="pretrain-0"), "the digest is"),
+        (lambda r: r["config"]["pretrain"].update(epochs=3), "it has 2 epochs, but its configuration says 3"),
+        (lambda r: r.update(id="pretrain-0"), "is not a run record: 'pretrain-0' is not the name of a run"),
         (lambda r: r.pop("result"), "is not a run record"),
-        (lambda r: r["metrics"].clear(), "is not a run record"),
+        (lambda r: r["metrics"].clear(), "it has 0 epochs, but its configuration says 2"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(trained, tmp_path, change, message):
