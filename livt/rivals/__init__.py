@@ -2,3 +2,5 @@
 
 Importing this package puts their losses into the table (``livt.losses.LOSSES``); nothing else needs to know them.
 """
+
+from livt.rivals import ldam as ldam
