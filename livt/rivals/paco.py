@@ -104,8 +104,8 @@ def parametric_contrast(
     batch = len(queries)
     own = torch.eye(batch, len(keys), dtype=torch.bool, device=labels.device)
     among = (labels != NO_LABEL) & ~own
-    together = (labels[:batch, None] == labels) & among
     similarity = queries @ keys.T / temperature  # [B, M]
+    together = ((labels[:batch, None] == labels) & among).to(similarity)
     others = similarity.masked_fill(~among, -torch.inf) + (math.log(gamma) if gamma else -math.inf)
     log_sum = torch.cat((centres, others), 1).logsumexp(1, keepdim=True)
     to_centre = (centres - log_sum).gather(1, labels[:batch, None]).squeeze(1)
