@@ -18,9 +18,12 @@ from livt.rivals.weights import beside
 def lader(logits: Tensor, labels: Tensor, log_prior: Tensor, remine_lambda: float) -> Tensor:
     """Return the regulariser -sum_c pi_c (mean of z_c over images of c - B_c - remine_lambda B_c^2), a scalar.
 
-    B_c = log of the mean over the batch of exp(z_c - log pi_c - log C): both are Monte-Carlo estimates from logits
-    [B, C] and labels [B], the second as if classes were balanced. A class without images in the batch has a first mean
-    of 0, as in hyperconnect/LADE. log_prior: log pi, [C].
+    B_c = log of the mean over the batch of exp(z_c - log pi_c - log C), from logits [B, C] and labels [B]; as in
+    hyperconnect/LADE, pi_c is that of the logit's class, whatever the image's label, and a class without images in the
+    batch has a first mean of 0. log_prior: log pi, [C].
+
+    It is least where z_c = log p(x | c) - log p(x) + b_c, with any b_c where ``remine_lambda`` is 0, else with those
+    that make B_c 0: then z_c = log C + log p(c | x), the posterior under the training priors.
     """
     batch, classes = logits.shape
     own = F.one_hot(labels.long(), classes).to(logits.dtype)

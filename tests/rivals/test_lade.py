@@ -38,27 +38,29 @@ def test_alpha_zero_is_balanced_cross_entropy_bit_for_bit(dtype):
     assert torch.equal(loss(z.to(dtype), labels), BalancedCrossEntropy(COUNTS)(z.to(dtype), labels))
 
 
-def test_the_regulariser_is_the_bound_of_a_divergence():
-    """Without its square it is the Donsker-Varadhan bound: greatest where z_c is log p(x | c) / p_balanced(x)."""
+@pytest.mark.parametrize("remine_lambda", [0.0, 0.5])
+def test_where_the_regulariser_is_least(remine_lambda):
+    """On a batch that holds each image x so often with each label that it is the population itself."""
     rng = np.random.default_rng(0)
-    likelihood = rng.dirichlet(np.ones(40), size=C).T  # p(x | c), [x, C]
-    counts = np.array([400, 300, 200, 60, 40])
-    pi = torch.from_numpy(counts / counts.sum())
+    times = rng.integers(1, 9, size=(12, C)) * np.array([9, 5, 3, 2, 1])  # [x, C]
+    joint = times / times.sum()
+    pi, px = joint.sum(0), joint.sum(1, keepdims=True)
+    x, labels = np.repeat(np.indices(times.shape).reshape(2, -1), times.ravel(), axis=1)
+    ratio = np.log(joint / pi / px)  # log p(x | c) / p(x)
 
-    def population(z):  # images x with weight p(x | c) for the first mean, and the second taken over balanced data
-        p = torch.from_numpy(likelihood)
-        balanced = ((z.exp() * p.mean(1)[:, None]).sum(0)).log()
-        return -(pi * ((p * z).sum(0) - balanced)).sum()
+    def regulariser(z):
+        return lader(z[x], torch.from_numpy(labels), torch.from_numpy(np.log(pi)), remine_lambda)
 
-    z = torch.from_numpy(np.log(likelihood / likelihood.mean(axis=1, keepdims=True))).requires_grad_()
-    (slope,) = torch.autograd.grad(population(z), z)
-    assert slope.abs().max() < 1e-12
-    # A batch in which images have those shares comes to the same: each x once for each label, in proportion.
-    xs = np.repeat(np.arange(40)[:, None], C, 1).ravel()
-    labels = np.tile(np.arange(C), 40)
-    one = torch.zeros(len(xs), C, dtype=torch.float64)
-    flat = lader(one, torch.from_numpy(labels), torch.full((C,), -np.log(C), dtype=torch.float64), 0.0)
-    assert flat.item() == pytest.approx(0, abs=1e-12), "logits that say nothing, equal priors"
+    divergence = (joint / pi * ratio).sum(0)
+    for shift in [np.log(pi * C)] + [rng.normal(size=C)] * (remine_lambda == 0):
+        z = torch.from_numpy(ratio + shift).requires_grad_()
+        least = regulariser(z)
+        assert least.item() == pytest.approx(-(pi * (divergence + np.log(pi * C))).sum(), rel=1e-12)
+        assert torch.autograd.grad(least, z)[0].abs().max() < 1e-14
+    np.testing.assert_allclose(ratio + np.log(pi * C), np.log(C) + np.log(joint / px), rtol=1e-12)
+    for _ in range(5):
+        other = torch.from_numpy(ratio + np.log(pi * C) + rng.normal(scale=0.1, size=ratio.shape))
+        assert regulariser(other) > least
 
 
 def test_soft_targets_are_refused():
