@@ -3,9 +3,16 @@
 Importing this package puts their losses into the table (``livt.losses.LOSSES``); nothing else needs to know them.
 """
 
-from livt.rivals import bcl as bcl
-from livt.rivals import ldam as ldam
-from livt.rivals import ncl as ncl
-from livt.rivals import paco as paco
-from livt.rivals import ride as ride
-from livt.rivals import sade as sade
+# ruff: noqa: F401
+import livt.rivals.bcl
+import livt.rivals.causal
+import livt.rivals.class_balanced
+import livt.rivals.drw
+import livt.rivals.focal
+import livt.rivals.gcl
+import livt.rivals.lade
+import livt.rivals.ldam
+import livt.rivals.ncl
+import livt.rivals.paco
+import livt.rivals.ride
+import livt.rivals.sade
