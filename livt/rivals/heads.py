@@ -35,7 +35,7 @@ def replace_head(network: VisionTransformer | ResNet, head: nn.Module) -> nn.Mod
     """
     linear = network.get_classifier()
     if not linear.bias.is_meta and linear.bias.min() != linear.bias.max():
-        raise ValueError("finetune.start must not be 'prior': a classifier of cosines has no bias to start from")
+        raise ValueError("finetune.start must be 'zero': a classifier of cosines has no bias to start from")
     name = next(name for name, module in network.named_modules() if module is linear)
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, head)

@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from livt.config import with_overrides
+from livt.data.sets import load_dataset
+from livt.lab.recipes import smoke
+from livt.lab.runs import RunStore
+from livt.lab.stages import load_weights, train
 from livt.rivals.aggregation import aggregated, expert_weights, stability
 
 K, N, C = 3, 400, 6
@@ -13,9 +18,7 @@ def views(noise, seed=0):
     """Return two views' logits [K, N, C] of experts that see the same signal, each with its own amount of noise."""
     rng = np.random.default_rng(seed)
     signal = 4 * np.eye(C)[rng.integers(0, C, N)]
-    return [
-        torch.from_numpy(np.stack([signal + s * rng.normal(size=(N, C)) for s in noise])) for _ in range(2)
-    ]
+    return [torch.from_numpy(np.stack([signal + s * rng.normal(size=(N, C)) for s in noise])) for _ in range(2)]
 
 
 def weights_of(first, second, **options):
@@ -41,7 +44,7 @@ def test_stability_is_the_mean_cosine_of_the_aggregated_probabilities():
 @pytest.mark.parametrize("stable", range(K))
 def test_the_expert_that_is_stable_gets_the_weight(stable):
     first, second = views([0.2 if k == stable else 3.0 for k in range(K)])
-    found = weights_of(first, second, epochs=60)
+    found = weights_of(first, second, passes=60)
     assert found.argmax() == stable
     assert found[stable] > 0.8
     assert found.sum().item() == pytest.approx(1, abs=1e-12)
@@ -59,7 +62,7 @@ def test_the_best_weights_of_two_experts_are_found():
     grid = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     best = max(grid, key=lambda weight: objective(weight).item())
     assert 0.6 < best < 0.95
-    found = weights_of(first, second, epochs=300, lr=0.5, batch_size=N)
+    found = weights_of(first, second, passes=300, lr=0.5, batch_size=N)
     assert found[0].item() == pytest.approx(best.item(), abs=0.01)
 
 
@@ -72,7 +75,7 @@ def test_equal_experts_keep_equal_weights(experts):
 
 def test_it_stops_when_an_expert_has_lost_its_weight():
     first, second = views([0.1, 6.0, 6.0])
-    stopped, longer = (weights_of(first, second, epochs=epochs, lr=2.0) for epochs in (400, 4000))
+    stopped, longer = (weights_of(first, second, passes=epochs, lr=2.0) for epochs in (400, 4000))
     assert torch.equal(stopped, longer)
     assert stopped.min() < 0.05
 
@@ -99,3 +102,55 @@ def test_equal_weights_are_the_mean_of_the_experts():
 def test_views_that_do_not_fit_are_refused(first, second):
     with pytest.raises(ValueError, match=r"two views must be logits \[K, N, C\] of one shape, not"):
         weights_of(torch.zeros(first), torch.zeros(second))
+
+
+# ------------------------------------------------------------------------------------------- as a second stage
+
+
+def recipe_of(loss, **changes):
+    recipe = with_overrides(smoke(), {"pretrain": None, "finetune.loss": loss, "second.method": "aggregation"})
+    return with_overrides(recipe, changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    train("finetune", recipe_of("sade"), store, progress=False)
+    return store
+
+
+def test_it_follows_on_experts_and_keeps_their_weights(trained):
+    longer = recipe_of("sade", **{"second.options.passes": 200})
+    for recipe in (recipe_of("sade"), longer):
+        record = train("second", recipe, trained, progress=False)
+        weights = load_weights(record, trained)["head.weights"]
+        assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+        assert record.metrics[0]["train_loss"] is None
+        assert record.result["accuracy"] == record.metrics[-1]["accuracy"]
+    assert (weights - 1 / 3).abs().max() > 1e-3
+
+
+def test_it_does_not_see_the_labels(trained):
+    recipe = recipe_of("sade", **{"second.options.passes": 3})
+    first = train("second", recipe, trained, progress=False)
+    again = RunStore(trained.root.parent / "shuffled")
+    train("finetune", recipe, again, progress=False)
+    labels = load_dataset(recipe.data).evaluation.labels
+    before = labels.clone()
+    try:
+        labels.copy_(before.flip(0))
+        other = train("second", recipe, again, progress=False)
+    finally:
+        labels.copy_(before)
+    assert other.result["per_class"] != first.result["per_class"], "it was judged by other labels"
+    one, two = (load_weights(record, store)["head.weights"] for record, store in ((first, trained), (other, again)))
+    assert torch.equal(one, two)
+
+
+def test_it_cannot_follow_what_has_no_experts(tmp_path):
+    for loss in ("ce", "ldam", "bcl", "paco"):
+        with pytest.raises(ValueError, match=f"'aggregation' cannot follow finetune.loss '{loss}': its model has no"):
+            train("finetune", recipe_of(loss), RunStore(tmp_path), progress=False)
+    with pytest.raises(ValueError, match="second.options.passes must be a whole number of at least 1, not 0"):
+        train("finetune", recipe_of("sade", **{"second.options.passes": 0}), RunStore(tmp_path), progress=False)
+    assert not list(tmp_path.iterdir())

@@ -119,9 +119,9 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_what_does_not_fit_is_refused():
-    logits, projections, prototypes, labels = problem()
+    outputs = Contrast(*problem()[:3])
     with pytest.raises(ValueError, match=r"targets must be class indices \[B\], not torch.float32 of \(4, 5\)"):
-        create()(Contrast(logits, projections, prototypes), torch.ones(B, C))
+        create()(outputs, torch.ones(B, C))
     for options, message in (
         ({"weight": -1.0}, "options.weight must not be negative, not -1"),
         ({"temperature": 0.0}, "options.temperature must be positive, not 0"),

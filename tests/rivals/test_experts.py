@@ -132,7 +132,7 @@ def test_what_cannot_be_is_refused():
         check_experts(2.5, 1)
     with pytest.raises(ValueError, match="finetune.options.own_blocks must be a whole number of at least 1, not 0"):
         check_experts(3, 0)
-    with pytest.raises(ValueError, match=r"finetune.start must not be 'prior'"):
+    with pytest.raises(ValueError, match=r"finetune.start must be 'zero'"):
         cosine_experts(network(), 3, 1, 30.0)
     with pytest.raises(ValueError, match=r"logits must be floating point \[B, K, C\], not torch.float32 of shape"):
         checked(torch.zeros(3, 4))

@@ -60,5 +60,5 @@ def test_a_start_at_the_priors_is_refused_and_a_constant_is_not():
     assert isinstance(with_cosine_head(vit, 30.0).head, CosineHead)
     vit = create_vit("femto", 8, 4, 3)
     vit.head.bias.data[1] = 1.0
-    with pytest.raises(ValueError, match="finetune.start must not be 'prior'"):
+    with pytest.raises(ValueError, match="finetune.start must be 'zero'"):
         with_cosine_head(vit, 30.0)

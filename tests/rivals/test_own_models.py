@@ -149,6 +149,6 @@ def test_what_it_costs_is_told_before_it_trains(name):
 @every_method
 def test_an_impossible_option_is_refused_before_anything_trains(name, tmp_path):
     for option in LOSSES[name].options:
-        with pytest.raises(ValueError, match=rf"finetune.options.\w+ must .*, not -3"):
+        with pytest.raises(ValueError, match=r"finetune.options.\w+ must .*, not -3"):
             train("finetune", recipe_of(name, {f"finetune.options.{option}": -3}), RunStore(tmp_path), progress=False)
     assert not list(tmp_path.iterdir())

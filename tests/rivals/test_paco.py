@@ -82,9 +82,7 @@ def test_gradcheck():
     def loss(logits, queries):
         keys = torch.cat((F.normalize(queries), F.normalize(outputs.keys), outputs.queue))
         members = torch.cat((labels, labels, outputs.labels))
-        return parametric_contrast(
-            logits, F.normalize(queries), keys, members, alpha=0.3, gamma=1.0, temperature=0.5
-        )
+        return parametric_contrast(logits, F.normalize(queries), keys, members, alpha=0.3, gamma=1.0, temperature=0.5)
 
     assert torch.autograd.gradcheck(loss, (outputs.logits, outputs.queries))
 
