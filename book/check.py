@@ -199,6 +199,6 @@ def compare_promoted(promoted: Mapping[str, Record], store: RunStore) -> str:
     """Say how the store's results compare with the promoted records of the same runs; machines differ."""
     own = {run_id: store.load(run_id) for run_id in promoted if store.is_finished(run_id)}
     same = sum(own[run_id].result == promoted[run_id].result for run_id in own)
-    gaps = [abs(own[i].result["accuracy"] - promoted[i].result["accuracy"]) for i in own if own[i].stage == "finetune"]
+    gaps = [abs(own[i].result["accuracy"] - promoted[i].result["accuracy"]) for i in own if own[i].stage != "pretrain"]
     line = f"{same} of {len(own)} runs that are promoted too have the promoted result exactly"
     return f"{line}; accuracy differs by at most {max(gaps):.2f} points" if gaps else line

@@ -4,6 +4,7 @@ A recipe is checked when it is made: an impossible value is a ValueError naming 
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -53,7 +54,20 @@ RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]] | None] = {
 }
 # stage: the stages that it starts from, where a recipe has them. A stage has the name of its section of the recipe;
 # ``livt.lab.stages`` says how each is trained.
-STAGES: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ("pretrain",)}
+STAGES: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ("pretrain",), "second": ("finetune",)}
+# method of a second stage: what its default section has other than 10 epochs on each image in turn, by its paper
+SECOND_SETTINGS: dict[str, dict[str, Any]] = {
+    "crt": {"sampling": "class"},
+    "tau_norm": {"epochs": 1},
+    "lws": {"sampling": "class"},
+    "disalign": {},
+    "mislas": {"sampling": "class"},
+    "weight_balancing": {"weight_decay": 0.1},
+    "class_means": {"epochs": 1},
+    "nearest_feature": {"epochs": 1},
+    "nearest_pixels": {"epochs": 1},
+    "aggregation": {"epochs": 1},
+}
 # The largest value of a field that can be meant: what is larger is refused before it takes memory or years.
 LIMITS = {
     "max_count": 10**9,
@@ -399,13 +413,34 @@ class FinetuneConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondConfig(StageConfig):
+    """A second stage, which starts from the fine-tuned classifier and keeps its trunk as it is.
+
+    ``method`` is a name of ``livt.rivals.methods.METHODS``, where it is looked up before anything trains; one that
+    learns nothing has one epoch. ``sampling`` and ``options`` are as in fine-tuning, the options those of the method.
+    """
+
+    method: str
+    beta2: float = 0.99
+    sampling: str
+    options: Options = since(2, Options())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.sampling in SAMPLINGS, f"sampling {self.sampling!r} is not one of {', '.join(SAMPLINGS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(_Section):
-    """Everything that decides a result, apart from the images themselves. ``pretrain`` None trains from scratch."""
+    """Everything that decides a result, apart from the images themselves. ``pretrain`` None trains from scratch;
+    ``second`` None ends with the fine-tuned classifier.
+    """
 
     data: DataConfig
     model: ModelConfig
     pretrain: PretrainConfig | None
     finetune: FinetuneConfig
+    second: SecondConfig | None = since(2, None)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -419,6 +454,7 @@ class Recipe(_Section):
         for name, stage, size in (
             ("pretrain", self.pretrain, self.pretrain_data.size),
             ("finetune", self.finetune, self.data.size),
+            ("second", self.second, self.data.size),
         ):
             height, width = size
             _require(
@@ -506,14 +542,30 @@ class Engine(_Section):
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """Return the recipe with values set by dotted path, such as ``{"finetune.tau": 1.05}``.
 
-    A string is read as JSON where that gives the field's type. Unknown paths, wrong types and impossible values are
-    a ValueError that names the path.
+    A string is read as JSON where that gives the field's type. In a recipe without a second stage, ``second.method``
+    brings one, with the settings of its fine-tuning and of the method's paper (:func:`second_settings`). Unknown paths,
+    wrong types and impossible values are a ValueError that names the path.
     """
-    values = overridden(recipe.to_dict(), overrides)
+    later = {path: value for path, value in overrides.items() if path.startswith("second.")}
+    values = overridden(recipe.to_dict(), {path: overrides[path] for path in overrides if path not in later})
+    if later and values["second"] is None:
+        _require("second.method" in later, f"{next(iter(later))}: this recipe has no second stage: set second.method")
+        values["second"] = second_settings(values["finetune"], str(later["second.method"]))
+    overridden(values, later)
     try:
         return Recipe.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{', '.join(f'{k}={v}'[:80] for k, v in overrides.items())}: {error}") from None
+
+
+def second_settings(finetune: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return the default section of a second stage: as fine-tuning steps, without warm-up; else as the method's paper.
+
+    finetune: the JSON values of that section.
+    """
+    shared = copy.deepcopy({field.name: finetune[field.name] for field in dataclasses.fields(StageConfig)})
+    usual = {"epochs": 10, "warmup_epochs": 0.0, "method": method, "sampling": "image", "options": {}}
+    return shared | usual | SECOND_SETTINGS.get(method, {})
 
 
 def overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,12 @@ def build_parser() -> Parser:
     store = Parser(add_help=False)
     store.add_argument("--runs", default="", metavar="DIR", help="the run store (default: $LIVT_RUNS, else runs)")
     training = _training_options()
-    for stage, text in (("pretrain", "MGP: train a masked autoencoder"), ("finetune", "BFT: train a classifier")):
+    stages = {
+        "pretrain": "MGP: train a masked autoencoder",
+        "finetune": "BFT: train a classifier",
+        "second": "train a second stage on a classifier, such as --set second.method=crt",
+    }
+    for stage, text in stages.items():
         sub = commands.add_parser(stage, help=text, description=text, parents=[store, training])
         _add_recipe(sub)
     _add_evaluate(commands, store)

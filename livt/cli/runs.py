@@ -183,7 +183,8 @@ def _describe(row: Mapping[str, Any]) -> str:
     config = row["config"]
     what = f"{config['data']['name']}, {config['model']['size']}, seed {config['seed']}"
     loss = f", {config['finetune']['loss']}" if "finetune" in config else ""
-    return f"{row['id']}  {what}{loss}: {outcome(row['result'])}"
+    method = f", {config['second']['method']}" if "second" in config else ""
+    return f"{row['id']}  {what}{loss}{method}: {outcome(row['result'])}"
 
 
 def _compare(a: Any, b: Any) -> Iterator[str]:

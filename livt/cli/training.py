@@ -15,7 +15,9 @@ from livt.config import Recipe
 def train(options: argparse.Namespace) -> int:
     """Train a stage of a recipe after those that it starts from."""
     recipe, engine = recipe_of(options), engine_of(options)
-    last = "pretrain" if options.command == "pretrain" else recipe.last_stage
+    last = options.command
+    if last == "second" and recipe.second is None:
+        raise ValueError(f"{options.recipe} has no second stage: give it one, such as --set second.method=crt")
     if options.dry_run:
         return _tell_costs([(stage, recipe) for stage in recipe.up_to(last)], options)
 
@@ -137,6 +139,7 @@ def _tell_costs(wanted: Sequence[tuple[str, Recipe]], options: argparse.Namespac
     from livt.lab.promoted import promoted_folder, read_promoted
     from livt.lab.runs import RunStore
     from livt.losses import loss_of
+    from livt.rivals.methods import method_of
 
     store, device = RunStore(options.runs), torch.device(usable_device(options.device))
     own = [store.load(run_id) for run_id in filter(store.is_finished, store.ids())]
@@ -145,6 +148,8 @@ def _tell_costs(wanted: Sequence[tuple[str, Recipe]], options: argparse.Namespac
     seen, ready = set[str](), 0
     for stage, recipe in wanted:
         loss_of(recipe.finetune)
+        if recipe.second is not None:
+            method_of(recipe.second)
         key = key_of(recipe.stage(stage))
         if key in seen or key in finished:
             ready += key in finished and key not in seen

@@ -60,7 +60,7 @@ class Panel:
     @cached_property
     def starts(self) -> list[Record]:
         """The pretraining runs that these runs start from."""
-        return starts(self.records, self.store)
+        return [run for run in starts(self.records, self.store) if run.stage == "pretrain"]
 
     @property
     def class_counts(self) -> NDArray[np.int64]:

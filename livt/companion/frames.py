@@ -207,6 +207,7 @@ def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
                 "run": run.id,
                 "seed": run.config["seed"],
                 "pretrained by": run.result.get("pretrain_run") or "-",
+                "second stage of": run.result.get("finetune_run") or "-",
                 "commit": commit,
                 "data digest": about["data_digest"],
                 "hardware": f"{about['device']}, threads: {about['threads']}",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from livt.config import Recipe
+from livt.config import Recipe, second_settings
 from livt.lab.files import flat
 from livt.lab.runs import Record
 
@@ -30,8 +30,14 @@ def settings(recipe: Recipe, stage: str = "finetune") -> dict[str, Any]:
 
 
 def differences(recipe: Recipe, base: Recipe, stage: str = "finetune") -> str:
-    """Return the settings in which a recipe differs from another, as text; "none" stands for a missing value."""
-    own, other = settings(recipe, stage), settings(base, stage)
+    """Return the settings in which a recipe differs from another, as text; "none" stands for a missing value.
+
+    Of a second stage that the other lacks, its method is told, and what differs from the method's default section.
+    """
+    own, other = settings(recipe, stage), settings(base, stage if getattr(base, stage) else base.last_stage)
+    if stage == "second" and recipe.second is not None and base.second is None:
+        usual = second_settings(recipe.finetune.to_dict(), recipe.second.method)
+        other |= {key: value for key, value in flat({"second": usual}) if key != "second.method"}
     if recipe.pretrain is None:
         other = {key: value for key, value in other.items() if not key.startswith("pretrain.")}
     changed = {key: value for key, value in own.items() if key not in other or other[key] != value}
@@ -54,25 +60,24 @@ def owners(arms: Arms) -> dict[Recipe, dict[str, list[str]]]:
 def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFrame:
     """Return a row per run: what it is for, how its recipe differs from ``base``, what made it, and its result.
 
-    A pretraining run names the experiments of the fine-tuning runs among ``records`` that start from it.
+    A run of no arm names the experiments of the runs among ``records`` that start from it.
     """
     uses = owners(arms)
-    tuned = [run for run in records if run.stage == "finetune"]
     starts: dict[str, list[Record]] = {}
-    for run in tuned:
-        starts.setdefault(run.result.get("pretrain_run") or "", []).append(run)
+    for run in records:
+        for stage in ("pretrain", "finetune"):
+            starts.setdefault(run.result.get(f"{stage}_run") or "", []).append(run)
     rows = []
     for run in records:
         about = run.environment
-        if run.stage == "finetune":
-            used = uses.get(replace(run.recipe, seed=0), {})
-        else:
+        used = {} if run.stage == "pretrain" else uses.get(replace(run.recipe, seed=0), {})
+        if not used:
             ids: dict[str, set[str]] = {}
             for follower in starts.get(run.id, []):
                 for experiment in uses.get(replace(follower.recipe, seed=0), {}):
                     ids.setdefault(experiment, set()).add(follower.id)
             used = {experiment: [f"start of {len(own)}"] for experiment, own in ids.items()}
-        recipe = next((r.recipe for r in (run, *starts.get(run.id, [])) if r.stage == "finetune"), None)
+        recipe = next((r.recipe for r in (run, *starts.get(run.id, [])) if r.stage != "pretrain"), None)
         rows.append(
             {
                 "run": run.id,
@@ -81,6 +86,7 @@ def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFr
                 "differs": differences(recipe, base, run.stage) if recipe else "",
                 "seed": run.config["seed"],
                 "pretrained by": run.result.get("pretrain_run"),
+                "second stage of": run.result.get("finetune_run"),
                 "epochs": len(run.metrics),
                 "accuracy": run.result.get("accuracy"),
                 "training loss": run.metrics[-1]["train_loss"],
@@ -98,7 +104,7 @@ def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFr
 
 
 def curves_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per run and epoch with its training loss and, for fine-tuning, metrics, to three decimals."""
+    """Return a row per run and epoch with its training loss and, of a classifier, metrics, to three decimals."""
     rows = [
         {"run": run.id, "epoch": row["epoch"], **{name: row.get(name) for name in CURVE}}
         for run in records
@@ -126,10 +132,11 @@ def sparkline(values: Sequence[float], text: str, *, top: float) -> str:
 
 def curve(run: Record) -> str:
     """Return a run's learning curve as inline SVG: accuracy from 0 to 100 %, or training loss from 0 to its largest."""
-    metric, name = ("accuracy", "accuracy, %") if run.stage == "finetune" else ("train_loss", "training loss")
+    scored = run.stage != "pretrain"
+    metric, name = ("accuracy", "accuracy, %") if scored else ("train_loss", "training loss")
     values = [row[metric] for row in run.metrics]
-    top = 100.0 if run.stage == "finetune" else max(values)
-    digits = 1 if run.stage == "finetune" else 3
+    top = 100.0 if scored else max(values)
+    digits = 1 if scored else 3
     text = f"{name}: {values[0]:.{digits}f} after epoch 1, {values[-1]:.{digits}f} after epoch {len(values)}"
     return sparkline(values, text, top=top)
 
@@ -158,9 +165,9 @@ def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[
     }
     rows = []
     for run, (_, row) in zip(records, frame.iterrows(), strict=True):
-        source = row["pretrained by"]
-        after = f'<br>after <a href="#{source}"><code>{source}</code></a>' if isinstance(source, str) else ""
-        score, loss = (numbers[run.id] if run.stage == stage else "-" for stage in ("finetune", "pretrain"))
+        source = next((s for s in (row["pretrained by"], row["second stage of"]) if isinstance(s, str)), None)
+        after = f'<br>after <a href="#{source}"><code>{source}</code></a>' if source else ""
+        score, loss = (numbers[run.id], "-") if run.stage != "pretrain" else ("-", numbers[run.id])
         cells = [
             *([f"<td>{escape(row['data'])}</td>"] if "data" in frame else []),
             f'<td class="livt-right" data-sort="{row["seed"]}"><span hidden>seed </span>{row["seed"]}</td>',
@@ -185,14 +192,14 @@ def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[
 
 
 def reproduction(records: Iterable[Record], promoted: Mapping[str, Record]) -> pd.DataFrame:
-    """Return a row per fine-tuning run that was promoted too: both accuracies and the difference, largest first.
+    """Return a row per classifier's run that was promoted too: both accuracies and the difference, largest first.
 
     ``trained anew`` is False where the promoted record is a copy of the very run, which repeats nothing.
     """
     columns = ["run", "here", "promoted", "difference", "trained anew", "hardware here", "hardware promoted"]
     rows = []
     for run in records:
-        if run.stage == "finetune" and run.id in promoted:
+        if run.stage != "pretrain" and run.id in promoted:
             kept = promoted[run.id]
             here, there = run.result["accuracy"], kept.result["accuracy"]
             made_on = [record.environment["device"] for record in (run, kept)]

@@ -31,7 +31,7 @@ _REMEDY = "nothing was imported; export the runs again, or copy the archive agai
 
 
 def export_runs(store: RunStore, run_ids: Collection[str], target: Path) -> list[str]:
-    """Write finished runs, and the pretraining runs that they start from, as one archive; return the ids in it.
+    """Write finished runs, and the runs that they start from, as one archive; return the ids in it.
 
     No ids means all finished runs. Raises RunError for a run that is missing, unfinished or damaged.
     """
@@ -39,10 +39,13 @@ def export_runs(store: RunStore, run_ids: Collection[str], target: Path) -> list
     if not records:
         raise RunError(f"there is no finished run in {store.root}")
     chosen = {record.id for record in records}
-    for record in records:
+    for record in records:  # which grows: what a run starts from starts from others
         for source in filter(None, (record.result.get(f"{stage}_run") for stage in STAGES)):
+            if source in chosen:
+                continue
             try:
-                chosen.add(store.load(source).id)
+                records.append(store.load(source))
+                chosen.add(source)
             except RunError as error:
                 raise RunError(f"{record.id} starts from {source}: {error}") from None
 

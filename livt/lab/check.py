@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from livt import rivals  # noqa: F401  its losses are part of the table
+from livt import rivals  # noqa: F401  its losses and second stages are part of the tables
 from livt.config import RUN_FORMAT, STAGES, Recipe
 from livt.lab.recipes import smoke
 from livt.losses import loss_of
+from livt.rivals.methods import method_of
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
 _PARTS = {
@@ -130,7 +131,8 @@ def check_rows(rows: Sequence[Any], stage: str) -> None:
     """Raise ValueError saying what in the metrics of a stage's epochs is missing, of another type, or out of range."""
     scores = {} if stage == "pretrain" else _SCORES  # every other stage trains a classifier
     for number, row in enumerate(rows, 1):
-        _check(row, f"epoch {number}", _EPOCH | scores, {})
+        loss = {"train_loss": _or_null(_LOSS)} if stage == "second" else {}  # null: its method learns nothing
+        _check(row, f"epoch {number}", _EPOCH | loss | scores, {})
         if row["epoch"] != number:
             raise ValueError(f"epoch {number} says that it is epoch {row['epoch']}")
         for name in ("probe", "probe_untrained"):
@@ -142,6 +144,8 @@ def _checked_recipe(stage: str, config: Mapping[str, Any]) -> Recipe:
     try:
         recipe = recipe_of(stage, config)
         loss_of(recipe.finetune)
+        if recipe.second is not None:
+            method_of(recipe.second)
         own = recipe.stage(stage)
     except ValueError as error:
         raise ValueError(f"the configuration: {error}") from None

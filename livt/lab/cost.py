@@ -21,11 +21,14 @@ from livt.lab.runs import Record
 from livt.lab.stages import STAGES
 from livt.longtail import GROUPS, shot_groups
 from livt.losses import loss_of
+from livt.rivals.methods import method_of
 
 # The least and most of the rate at which a device multiplies large matrices that training steps were seen to use:
 # from the smallest models to ViT-Base. On a GPU they are assumed, as in livt.lab.recipes.
 SHARES = {"cpu": (0.08, 0.7), "cuda": (0.05, 0.4)}
-BYTES_PER_PARAMETER = 18  # weight, gradient and AdamW's two moments in float32, and a copy of the weight in bfloat16
+# Weight, gradient and AdamW's two moments in float32, and a copy of the weight in bfloat16; of a weight that is not
+# trained, the first and the last.
+BYTES_PER_PARAMETER, BYTES_UNTRAINED = 18, 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +73,35 @@ def cost_of(stage: str, recipe: Recipe) -> Cost:
         steps_per_epoch=steps_of(total, settings.batch_size),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        memory=BYTES_PER_PARAMETER * parameters + (three - two) * part,
+        memory=sum(p.numel() * _bytes_of(p) for p in model.parameters()) + (three - two) * part,
         images=held,
     )
 
 
+def _bytes_of(parameter: Tensor) -> int:
+    return BYTES_PER_PARAMETER if parameter.requires_grad else BYTES_UNTRAINED
+
+
 def _on_no_device(stage: str, recipe: Recipe, classes: int) -> nn.Module:
     with torch.device("meta"):
-        return STAGES[stage].model(recipe, classes).train()
+        return STAGES[stage].model(recipe, classes).train(stage != "second")
 
 
 def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
-    """Return the floating-point operations of one image's step: matrix products and convolutions, there and back."""
+    """Return the floating-point operations of one image's step: matrix products and convolutions, there and back.
+
+    What is not trained has no way back, and a second stage that learns nothing looks at its images once, if at all.
+    """
+    if recipe.second is not None and stage == "second":
+        method = method_of(recipe.second)
+        if method.create is None and method.prepare is None:
+            return 0
     with torch.device("meta"):
         images = torch.zeros(2 * _views(stage, recipe), 3, *recipe.data_of(stage).size)  # one has no batch statistics
     with FlopCounterMode(display=False) as counter:
-        _trained_by(_on_no_device(stage, recipe, classes), recipe, stage, images).backward()
+        loss = _trained_by(_on_no_device(stage, recipe, classes), recipe, stage, images)
+        if loss.requires_grad:
+            loss.backward()
     return counter.get_total_flops() // 2
 
 
@@ -142,7 +158,10 @@ def speed_of(stage: str, recipe: Recipe, cost: Cost, device: torch.device, recor
     seen = [
         record
         for record in records
-        if record.stage == stage and record.environment["device"] == name and _alike(record, stage, recipe)
+        if record.stage == stage
+        and record.environment["device"] == name
+        and _alike(record, stage, recipe)
+        and record.environment["images_per_second"] > 0  # a second stage that learns nothing tells no speed
     ]
     if seen:
         rates = [record.environment["images_per_second"] for record in seen]
@@ -158,7 +177,8 @@ def _alike(record: Record, stage: str, recipe: Recipe) -> bool:
     """Whether a run has the model, the image size and the settings that decide how long a step takes."""
     config, own = record.config, recipe.stage(stage)
     sizes = [values["data"].get("image_size") for values in (config, own)], [v["data"]["name"] for v in (config, own)]
-    decisive = ("batch_size", "accumulation_steps", "precision", "mask_ratio", "decoder_width", "decoder_depth")
+    decoder = ("mask_ratio", "decoder_width", "decoder_depth")
+    decisive = ("batch_size", "accumulation_steps", "precision", "method", *decoder)
     same = all(config[stage].get(key) == own[stage].get(key) for key in decisive)
     return same and config["model"] == own["model"] and all(len(set(pair)) == 1 for pair in sizes)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 
 from livt.config import Recipe
+from livt.lab.check import recipe_of
 from livt.lab.failures import RunError
 from livt.lab.files import key_of, read_json
 from livt.lab.promoted import promoted_folder, read_promoted
@@ -34,10 +35,14 @@ def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> 
 
 
 def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
-    """Return the records of the runs that these start from, each once; those that neither place has are left out."""
+    """Return the records of the runs that these start from, at whatever remove and each once.
+
+    Those that neither place has are left out.
+    """
     promoted = read_promoted(promoted_folder())
     found: dict[str, Record] = {}
-    for record in records:
+    waiting = list(records)
+    for record in waiting:  # which grows: what a run starts from starts from others
         for stage in STAGES:
             source = record.result.get(f"{stage}_run")
             if source and source not in found:
@@ -45,6 +50,8 @@ def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
                     found[source] = store.load(source)
                 elif source in promoted:
                     found[source] = promoted[source]
+                if source in found:
+                    waiting.append(found[source])
     return list(found.values())
 
 
@@ -70,15 +77,17 @@ def _promoted() -> dict[str, Record]:
 
 
 def kind(record: Record) -> tuple[str, str]:
-    """Return what a proof about one run is taken to say of others: they have the same stage and loss."""
-    return record.stage, record.config.get(record.stage, {}).get("loss", "")
+    """Return what a proof about one run is taken to say of others: they have the same stage, loss and method."""
+    section = record.config.get(record.stage, {})
+    return record.stage, section.get("loss", section.get("method", ""))
 
 
 def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
     """Say how records that stand in one table were made by different training code, or return "".
 
-    Codes are taken as one where a run of the same stage and loss among ``known`` was trained by both and was equal to
-    the bit.
+    Compared are those that the present code trains by the same modules: stages, and methods with a module of their own,
+    differ anyway. Codes are taken as one where a run of the same stage and loss among ``known`` was trained by both and
+    was equal to the bit.
     """
     same: dict[tuple[tuple[str, str], str], set[str]] = {}
     for record in (*known, *shown):
@@ -87,11 +96,17 @@ def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
             group |= same.get((kind(record), code), set())
         for code in group:
             same[kind(record), code] = group
-    if not shown or set.intersection(*(same[kind(record), record.code] for record in shown)):
-        return ""
-    by_code: dict[str, list[str]] = {}
+    alike: dict[tuple[str, ...], list[Record]] = {}
     for record in shown:
-        by_code.setdefault(record.code, []).append(record.id)
+        modules = STAGES[record.stage].uses(recipe_of(record.stage, record.config))
+        alike.setdefault((record.stage, *modules), []).append(record)
+    by_code: dict[str, list[str]] = {}
+    for records in alike.values():
+        if not set.intersection(*(same[kind(record), record.code] for record in records)):
+            for record in records:
+                by_code.setdefault(record.code, []).append(record.id)
+    if not by_code:
+        return ""
     parts = "; ".join(f"{code}: {len(runs)} runs such as {runs[0]}" for code, runs in by_code.items())
     return (
         f"runs of different training code stand in one table ({parts}): train one of each loss again with "

@@ -70,7 +70,8 @@ def results(
         found = run.result.get(part) if part else run.result
         if found is None:
             continue
-        for arm in names.get(replace(recipe, seed=0), []) if arms else [recipe.finetune.loss]:
+        named = recipe.finetune.loss if recipe.second is None else f"{recipe.finetune.loss}, {recipe.second.method}"
+        for arm in names.get(replace(recipe, seed=0), []) if arms else [named]:
             about = {"arm": arm, "loss": recipe.finetune.loss, "size": recipe.model.size, "seed": recipe.seed}
             rows.append({**about, **{name: found.get(name) for name in METRICS}, "part": part, "run": run.id})
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(METRICS, float))

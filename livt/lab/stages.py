@@ -23,6 +23,8 @@ from livt.losses import loss_of
 from livt.mae import encoder_weights
 from livt.models import MAX_BLOCKS
 from livt.pretrain import create_mae, pretrain
+from livt.rivals.methods import method_of
+from livt.rivals.second import create_second, second
 
 Weights = Mapping[str, Tensor]
 
@@ -53,6 +55,11 @@ def _loss_module(recipe: Recipe) -> list[str]:
     return [getattr(create, "func", create).__module__]  # a partial is of the module of its function
 
 
+def _second_modules(recipe: Recipe) -> list[str]:
+    assert recipe.second is not None
+    return [*_loss_module(recipe), method_of(recipe.second).adapt.__module__]
+
+
 STAGES = {
     "pretrain": Stage(train=pretrain, model=lambda recipe, classes: create_mae(recipe), gives=encoder_weights),
     "finetune": Stage(
@@ -61,7 +68,19 @@ STAGES = {
         needs={"pretrain": "encoder"},
         uses=_loss_module,
     ),
+    "second": Stage(train=second, model=create_second, needs={"finetune": "first"}, uses=_second_modules),
 }
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise ValueError where a stage of the recipe cannot train on its data or on so many processes, or by its methods.
+
+    It is called before any stage begins.
+    """
+    check_fit(recipe)
+    if recipe.second is not None:
+        with torch.device("meta"):
+            create_second(recipe, load_dataset(recipe.data).num_classes)
 
 
 def run_id(stage: str, recipe: Recipe, store: RunStore) -> str:
@@ -83,7 +102,7 @@ def train(
     Raises ValueError for settings that do not fit the data, RunError for a damaged run, or where a run that the stage
     starts from is missing or unfinished, NonFiniteLossError when the loss is no longer a number.
     """
-    check_fit(recipe)
+    check_recipe(recipe)
     recipe_config, data, on = recipe.stage(stage), load_dataset(recipe.data_of(stage)), torch.device(device)
     images = data.steps_per_epoch(batch := getattr(recipe, stage).batch_size) * batch
     with store.open(recipe_config, data.digest, on, STAGES[stage].code(recipe), images) as run:

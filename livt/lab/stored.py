@@ -9,34 +9,38 @@ from livt.data.augment import Augment, evaluation_crop
 from livt.data.images import FileSplit
 from livt.data.sets import Dataset, load_dataset
 from livt.evaluate import predict
-from livt.finetune import create_classifier
+from livt.finetune import create_network
 from livt.lab.failures import RunError
 from livt.lab.files import dump_json, write_atomically
 from livt.lab.runs import Record, RunStore
-from livt.lab.stages import load_weights
-from livt.models import place, timm_config
+from livt.lab.stages import STAGES, load_weights
+from livt.models import misfit, place, timm_config
+from livt.rivals.second import prepare
 
 
 def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Return raw logits [N, C] and labels [N] of a fine-tuned run on its evaluation split, from its stored weights.
+    """Return raw logits [N, C] and labels [N] of a classifier's run on its evaluation split, from its stored weights.
 
     Raises ValueError for a pretraining run, RunError where the data have changed since the run.
     """
     weights = load_weights(record, store)  # first: they bound what the recipe says of its images
     data, recipe = data_of(record), record.recipe
-    vit = create_classifier(recipe, data.num_classes)
-    vit.load_state_dict(weights)
-    augment = Augment(recipe.finetune.augment, data.mean, data.std)
-    place(vit, torch.device(device), recipe.finetune.precision)
-    return predict(vit, data.evaluation, augment, recipe.finetune.precision)
+    settings = getattr(recipe, record.stage)
+    model = STAGES[record.stage].model(recipe, data.num_classes)
+    model.load_state_dict(weights)
+    augment = Augment(settings.augment, data.mean, data.std)
+    place(model, torch.device(device), settings.precision)
+    if record.stage == "second":
+        prepare(model, recipe, data, augment)
+    return predict(model, data.evaluation, augment, settings.precision)
 
 
 def data_of(record: Record) -> Dataset:
-    """Return the data set of a fine-tuned run.
+    """Return the data set of a classifier's run.
 
     Raises ValueError for a pretraining run, RunError where the data have changed since the run.
     """
-    if record.stage != "finetune":
+    if record.stage == "pretrain":
         raise ValueError(f"{record.id} is a pretraining run: it has no classifier")
     recipe = record.recipe
     data = load_dataset(recipe.data)
@@ -49,14 +53,19 @@ def data_of(record: Record) -> Dataset:
 
 
 def save_for_timm(record: Record, store: RunStore, folder: Path) -> None:
-    """Write a fine-tuned run's model as ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it.
+    """Write a classifier's model as ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it.
 
     ``folder`` gets ``model.safetensors`` and ``config.json``, the latter last. Raises ValueError for a pretraining run,
-    RunError where the data, whose mean and deviation belong to the model, have changed since the run.
+    and for a model that a method has made more than a plain network; RunError where the data, whose mean and deviation
+    belong to the model, have changed since the run.
     """
-    load_weights(record, store)  # they are those of the model, or nothing is written
+    weights = load_weights(record, store)  # they are those of the model, or nothing is written
     data = data_of(record)
     recipe = record.recipe
+    with torch.device("meta"):
+        problem = misfit(create_network(recipe, data.num_classes), {k: v.shape for k, v in weights.items()})
+    if problem:
+        raise ValueError(f"{record.id} has a model of its method's own, not a plain network: {problem}")
     size, patch_size = recipe.data.size, recipe.model.patch_size
     crop = evaluation_crop(size[0]) if isinstance(data.evaluation, FileSplit) else 1.0  # in memory are whole images
     config = timm_config(recipe.model.size, size, patch_size, data.num_classes, data.mean, data.std, crop)

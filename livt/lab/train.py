@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 
 from livt.config import Engine, Recipe
-from livt.data.sets import check_fit, load_dataset
+from livt.data.sets import load_dataset
 from livt.lab.find import tell_of_other_code
 from livt.lab.local import devices_of, train_side_by_side
 from livt.lab.plan import Plan, TimeIsUp
 from livt.lab.runs import RunStore
 from livt.lab.slurm import train_as_jobs
-from livt.lab.stages import run_id
+from livt.lab.stages import check_recipe, run_id
 
 
 def train_all(
@@ -76,6 +76,6 @@ def plan(recipes: Sequence[Recipe], store: RunStore) -> Plan:
         return name
 
     for recipe in dict.fromkeys(recipes):
-        check_fit(recipe)
+        check_recipe(recipe)
         add(recipe.last_stage, recipe)
     return Plan(stages, needs, images)
