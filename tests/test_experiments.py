@@ -18,6 +18,7 @@ from livt.companion.published import LOSS_NAMES
 from livt.config import with_overrides
 from livt.lab.experiments import (
     EXPERIMENTS,
+    ON_DEMAND,
     PAPER_LOSSES,
     arms,
     equal_compute_epochs,
@@ -51,6 +52,9 @@ def test_the_ablation_differs_in_loss_and_seed_alone(suite):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_arms_differ_and_have_one_seed(experiment, suite):
     found = arms(experiment, suite)
+    if experiment == "resolution" and SUITES[suite].finer is None:
+        assert found == {}, "its images have no detail to add"
+        return
     assert {recipe.seed for recipe in found.values()} == {0}
     assert len(set(found.values())) == len(found), "two arms are one recipe"
     assert {replace(r, seed=0) for r in recipes(experiment, suite, [4, 7])} == set(found.values())
@@ -119,7 +123,8 @@ def test_controls_are_the_plain_losses_of_the_claims_from_other_starts():
 def test_everything_has_each_recipe_once_and_shares_pretraining():
     all_recipes = everything("digits")
     assert len(set(all_recipes)) == len(all_recipes)
-    assert set(all_recipes) == {recipe for name in EXPERIMENTS for recipe in recipes(name, "digits")}
+    asked = [name for name in EXPERIMENTS if name not in ON_DEMAND]
+    assert set(all_recipes) == {recipe for name in asked for recipe in recipes(name, "digits")}
     assert len({str(r.stage("pretrain")) for r in all_recipes if r.pretrain}) < len(all_recipes) / 5
 
 

@@ -11,7 +11,7 @@ import torch
 from livt.companion.published import published
 from livt.config import DataConfig, ModelConfig, Recipe, StageConfig, digest, with_overrides
 from livt.data.sets import classes_of
-from livt.finetune import create_classifier, create_loss, create_mixer
+from livt.finetune import create_classifier, create_loss, create_mixer, create_network
 from livt.lab import recipes
 from livt.lab.experiments import EXPERIMENTS, arms, equal_compute_epochs, flops_per_image
 from livt.lab.recipes import RECIPES, imagenet_lt, inat18, places_lt, tiny_imagenet_lt
@@ -362,7 +362,7 @@ def test_memory_per_image_is_what_pytorch_keeps(what, expected):
         and r.data.name not in ("digits", "digit_pairs", "own")
     )
     classes = classes_of(recipe.data)
-    model = create_mae(recipe) if stage == "pretrain" else create_classifier(recipe, classes, drop_path=0.1)
+    model = create_mae(recipe) if stage == "pretrain" else create_network(recipe, classes, drop_path=0.1)
     one, two = (kept_bytes(model.train(), torch.randn(n, 3, pixels, pixels)) for n in (1, 2))
     assert (two - one) / 1e6 == pytest.approx(expected, rel=0.02)
 
@@ -434,7 +434,7 @@ def finetuning_step(recipe: Recipe) -> None:
     about = small.model, settings, recipe.finetune.lr, classes, small.data.size
     if about in TAKEN:
         return
-    vit = create_classifier(small, classes_of(small.data), drop_path=settings.drop_path)
+    vit = create_network(small, classes_of(small.data), drop_path=settings.drop_path)
     state = MODELS[small.model].state_dict()
     report = load_encoder(vit, {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")})
     assert bool(report.resampled) == (small.pretrain.data is not None)

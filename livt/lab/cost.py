@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ def _on_no_device(stage: str, recipe: Recipe, classes: int) -> nn.Module:
         return STAGES[stage].model(recipe, classes).train(stage != "second")
 
 
+@cache
 def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
     """Return the floating-point operations of one image's step: matrix products and convolutions, there and back.
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
+from livt.lab.leaderboard import leaderboard
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -190,7 +191,10 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "equal_compute": equal_compute,
     "paper_vs_code": paper_vs_code,
     "controls": controls,
+    "leaderboard": leaderboard,
 }
+# What a build shows from promoted records, and trains only where a suite names it.
+ON_DEMAND = ("leaderboard",)
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:
@@ -241,7 +245,7 @@ def everything(suite: str) -> list[Recipe]:
         dict.fromkeys(
             recipe
             for part in with_parts(suite)
-            for experiment in SUITES[part].experiments or EXPERIMENTS
+            for experiment in SUITES[part].experiments or (name for name in EXPERIMENTS if name not in ON_DEMAND)
             for recipe in recipes(experiment, part)
         )
     )

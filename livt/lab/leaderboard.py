@@ -1,0 +1,89 @@
+"""The leaderboard: every method on the same ViT, pretraining, images and budget."""
+
+from dataclasses import replace
+from typing import Any
+
+from livt.config import Recipe, with_overrides
+from livt.lab.suites import Suite
+
+# Methods by what trains them; the tables of all are livt.losses.LOSSES and livt.rivals.methods.METHODS. Here as names,
+# so that what an experiment is called costs no import of PyTorch.
+PAPER = ("ce", "bal_ce", "bce", "bal_bce")
+ONE_STAGE = (
+    "focal",
+    "cb_ce",
+    "ldam",
+    "ldam_drw",
+    "lade",
+    "causal",
+    "gcl",
+    "drw_bal_bce",
+    "ride",
+    "sade",
+    "ncl",
+    "paco",
+    "bcl",
+)
+# What a second stage follows on, where that is not plain CE.
+FIRST: dict[str, dict[str, Any]] = {
+    "crt": {},
+    "lws": {},
+    "tau_norm": {},
+    "disalign": {},
+    "mislas": {"finetune.mixup": 0.2},
+    "weight_balancing": {"finetune.weight_decay": 0.5},  # ten times the usual, as its paper's 5e-3 is with SGD
+    "class_means": {},
+    "nearest_feature": {},
+    "nearest_pixels": {},
+}
+# Baselines that are settings of CE, and two methods that take a second stage on a rival's first.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ce, class sampling": {"finetune.sampling": "class"},
+    "ce, square-root sampling": {"finetune.sampling": "square_root"},
+    "ce, mixup": {"finetune.mixup": 0.2},
+    "ce, weight decay x 10": {"finetune.weight_decay": 0.5},
+    "gcl, balanced head": {"finetune.loss": "gcl", "second.method": "crt"},
+    "sade, aggregated": {"finetune.loss": "sade", "second.method": "aggregation"},
+}
+
+
+def methods(suite: Suite) -> dict[str, Recipe]:
+    """Return the recipe of each method with the options of its paper, from the suite's pretraining."""
+    base = with_overrides(suite.main, {"finetune.loss": "ce"})
+    changes: dict[str, dict[str, Any]] = {loss: {"finetune.loss": loss} for loss in (*PAPER, *ONE_STAGE)}
+    changes |= {method: first | {"second.method": method} for method, first in FIRST.items()}
+    return {name: with_overrides(base, change) for name, change in (changes | SETTINGS).items()}
+
+
+def leaderboard(suite: Suite) -> dict[str, Recipe]:
+    """Return every method in three ways: with equal epochs, at equal compute, and from scratch.
+
+    Keys: ``mgp/<method>``, the epochs of fine-tuning of the suite. ``equal compute/<method>``, of methods that cost
+    more: as many epochs fewer as make up for their several views, experts or second stage. ``scratch/<method>``, of
+    what trains in one stage: without MGP, and the compute of both stages of MGP and CE.
+    """
+    # Costs need PyTorch.
+    from livt.data.sets import classes_of
+    from livt.lab.cost import flops_of
+    from livt.lab.experiments import equal_compute_epochs
+
+    found = methods(suite)
+    ce, classes = found["ce"], classes_of(suite.main.data)
+    step = flops_of("finetune", ce, classes)
+    arms = {f"mgp/{name}": recipe for name, recipe in found.items()}
+    whole = equal_compute_epochs(ce)
+    for name, recipe in found.items():
+        own = flops_of("finetune", recipe, classes)
+        then = 0 if recipe.second is None else recipe.second.epochs * flops_of("second", recipe, classes)
+        epochs = _epochs(ce.finetune.epochs * step - then, own, ce)
+        if epochs != ce.finetune.epochs:
+            arms[f"equal compute/{name}"] = with_overrides(recipe, {"finetune.epochs": epochs})
+        if recipe.second is None:
+            longer = with_overrides(recipe, {"finetune.epochs": _epochs(whole * step, own, ce)})
+            arms[f"scratch/{name}"] = replace(longer, pretrain=None)
+    return arms
+
+
+def _epochs(budget: float, step: int, recipe: Recipe) -> int:
+    """Return how many epochs a budget of floating-point operations per image gives; more than the warm-up takes."""
+    return max(int(recipe.finetune.warmup_epochs) + 1, round(budget / step))
