@@ -421,7 +421,7 @@ def test_the_page_of_runs_says_what_a_second_stage_starts_from_and_how_it_differ
     records = [first, *(record_of(name, store) for name in names)]
     frame = provenance.runs_frame(records, arms, base)
     assert list(frame["used by"]) == ["second: ce", "second: crt", "second: disalign"]
-    assert list(frame["second stage of"]) == [None, first.id, first.id]
+    assert list(frame["second stage of"].fillna("-")) == ["-", first.id, first.id]
     assert list(frame["differs"]) == ["", "second.method = crt", "second.method = disalign"]
     changed = recipe("crt", **{"second.epochs": 3, "second.options.x": 2})
     said = provenance.differences(changed, base, "second")
