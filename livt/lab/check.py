@@ -115,6 +115,9 @@ def check_values(values: Any) -> None:
         raise ValueError(f"{_shown(values['id'])} is not the name of a run")
     recipe = _checked_recipe(stage, values["config"])
     check_rows(values["metrics"], stage)
+    learns = stage != "second" or recipe.second is None or method_of(recipe.second).create is not None
+    if any((row["train_loss"] is not None) != learns for row in values["metrics"]):
+        raise ValueError("a training loss is null where the method learns, or a number where it does not")
     _check_result(values["result"], stage, recipe)
     _check(values["environment"], "the environment", _ENVIRONMENT, _LATER)
     packages = values["environment"].get("packages")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 
 from livt.config import Recipe
-from livt.lab.check import recipe_of
 from livt.lab.failures import RunError
 from livt.lab.files import key_of, read_json
 from livt.lab.promoted import promoted_folder, read_promoted
 from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES
+from livt.losses import LOSSES
 
 
 def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> dict[Recipe, Record]:
@@ -98,8 +98,7 @@ def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
             same[kind(record), code] = group
     alike: dict[tuple[str, ...], list[Record]] = {}
     for record in shown:
-        modules = STAGES[record.stage].uses(recipe_of(record.stage, record.config))
-        alike.setdefault((record.stage, *modules), []).append(record)
+        alike.setdefault(_trained_by(record), []).append(record)
     by_code: dict[str, list[str]] = {}
     for records in alike.values():
         if not set.intersection(*(same[kind(record), record.code] for record in records)):
@@ -112,6 +111,13 @@ def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
         f"runs of different training code stand in one table ({parts}): train one of each loss again with "
         "`python -m livt runs verify --retrain RUN`, which shows whether the codes are equal, or train all anew"
     )
+
+
+def _trained_by(record: Record) -> tuple[str, ...]:
+    """Return the stage of a record with the module of its loss and with its method, as far as they are known."""
+    loss = LOSSES.get(record.config.get("finetune", {}).get("loss", ""))
+    create = None if loss is None else getattr(loss.create, "func", loss.create)
+    return record.stage, getattr(create, "__module__", ""), record.config.get("second", {}).get("method", "")
 
 
 _told = False

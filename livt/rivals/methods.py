@@ -31,8 +31,9 @@ class Method:
     parameters that require a gradient are what the method learns. create: from class counts [C] and options, the loss
     that it learns by; None learns nothing. prepare: called with the model, the images, a :data:`Look` and options once
     the model has its weights, before it trains and each time that it is loaded: for what a method reads off images,
-    with labels or without. project: called with the model after each epoch of training, before it is evaluated.
-    slower: from options, parts of the names of parameters that learn at a share of the learning rate, and that share.
+    with labels or without; what it draws on the CPU is the same each time. project: called with the model after each
+    epoch of training, before it is evaluated. slower: from options, parts of the names of parameters that learn at a
+    share of the learning rate, and that share.
 
     on_head: whether the method needs a model that ends in one head over features (:func:`check_head`). source: the
     paper that it is from; options: its parameters, with the paper's values.
@@ -115,14 +116,16 @@ def check_head(model: nn.Module, size: tuple[int, int]) -> None:
     """
     if not all(hasattr(model, name) for name in ("get_classifier", "forward_features", "forward_head")):
         raise ValueError("its model does not end in one head over features")
-    made: list[Tensor] = []
-    hook = head_of(model).register_forward_hook(lambda head, inputs, output: made.append(output))
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = head_of(model).register_forward_hook(lambda head, inputs, output: seen.append((inputs[0], output)))
     try:
-        logits = model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+        logits = model(torch.zeros(2, 3, *size, device=next(model.parameters()).device))
     finally:
         hook.remove()
-    if len(made) != 1 or made[0].ndim != 2 or (made[0] is not logits and made[0].data_ptr() != logits.data_ptr()):
-        raise ValueError("its model does not return what its one head makes of features")
+    width, classes = widths_of(model)
+    shapes = [(tuple(features.shape), tuple(output.shape)) for features, output in seen]
+    if shapes != [((2, width), (2, classes))] or seen[0][1] is not logits:
+        raise ValueError("its model does not return what one head makes of the features of an image")
 
 
 # ---------------------------------------------------------------- a loss by class

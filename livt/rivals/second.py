@@ -15,7 +15,7 @@ from livt.config import Engine, Recipe, SecondConfig
 from livt.data.augment import Augment
 from livt.data.batches import TrainingBatches, apply
 from livt.data.images import FileSplit, Split
-from livt.data.seeds import one_cpu_thread, seed_everything
+from livt.data.seeds import one_cpu_thread, seed_everything, seeded
 from livt.data.sets import Dataset
 from livt.distributed import is_leader, wrap
 from livt.evaluate import predict, scores, share_to, summarize
@@ -67,7 +67,8 @@ def prepare(model: nn.Module, recipe: Recipe, data: Dataset, augment: Augment, e
 
     method = method_of(settings)
     if method.prepare is not None:
-        method.prepare(model, data, look, **options_of(settings))
+        with seeded(recipe.seed, STAGE, 0):
+            method.prepare(model, data, look, **options_of(settings))
 
 
 def second(
