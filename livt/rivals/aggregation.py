@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livt.data.augment import random_shift
-from livt.data.seeds import seeded
 from livt.data.sets import Dataset
 from livt.rivals.experts import Heads, expert_logits
 from livt.rivals.methods import METHODS, Look, Method, head_of, with_head
@@ -107,11 +106,8 @@ def weigh(model: nn.Module, data: Dataset, look: Look, passes: float) -> None:
     def shifted(images: Tensor) -> Tensor:
         return expert_logits(model, random_shift(images, min(images.shape[2:]) // 8))
 
-    def view(number: int) -> Tensor:
-        with seeded(number):
-            return look(shifted, data.evaluation).transpose(0, 1)
-
-    found = expert_weights(view(0), view(1), torch.Generator().manual_seed(0), passes=int(passes))
+    first, second = (look(shifted, data.evaluation).transpose(0, 1) for _ in range(2))
+    found = expert_weights(first, second, torch.default_generator, passes=int(passes))
     heads = head_of(model)
     assert isinstance(heads, WeightedHeads)
     heads.weights.copy_(found)

@@ -9,6 +9,7 @@ from livt.data.sets import load_dataset
 from livt.lab.recipes import smoke
 from livt.lab.runs import RunStore
 from livt.lab.stages import load_weights, train
+from livt.lab.stored import stored_logits
 from livt.rivals.aggregation import aggregated, expert_weights, stability
 
 K, N, C = 3, 400, 6
@@ -127,6 +128,8 @@ def test_it_follows_on_experts_and_keeps_their_weights(trained):
         assert weights.sum().item() == pytest.approx(1, abs=1e-6)
         assert record.metrics[0]["train_loss"] is None
         assert record.result["accuracy"] == record.metrics[-1]["accuracy"]
+        logits, labels = stored_logits(record, trained)
+        assert 100 * (logits.argmax(1) == labels).double().mean().item() == pytest.approx(record.result["accuracy"])
     assert (weights - 1 / 3).abs().max() > 1e-3
 
 

@@ -270,7 +270,7 @@ def test_the_nearest_neighbour_is_that_of_scikit_learn():
             {"second.method": "tau_norm", "second.epochs": 2},
             "epochs must be 1, not 2: 'tau_norm' learns nothing",
         ),
-        ({"second.method": "best"}, "second.method 'best' is not one of crt, disalign"),
+        ({"second.method": "best"}, "second.method 'best' is not one of aggregation, crt, disalign"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes, message):
