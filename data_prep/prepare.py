@@ -1,9 +1,10 @@
 """The target folder: what the scripts of this folder share once they know which images they want.
 
-A target appears whole. It is built in ``TARGET/.NAME.partial``, each file under a temporary name and then renamed; its
-``manifest.json`` is written last, and the folder is then renamed to ``TARGET/NAME``. A run that was killed goes on from
-the files it finds there. ``files.csv`` has a line for each image (``path,label,size``, sorted by path), and the
-manifest holds its SHA-256: two targets with one digest hold the same names, labels and sizes.
+A target appears whole. It is built in ``TARGET/.NAME.partial``, each file under a temporary name and then renamed
+(files of a tree are copied in place, and compared with their sources); its ``manifest.json`` is written last, and the
+folder is then renamed to ``TARGET/NAME``. A run that was killed goes on from the files it finds there. ``files.csv``
+has a line for each image (``path,label,size``, sorted by path), and the manifest holds its SHA-256: two targets with
+one digest hold the same names, labels and sizes.
 """
 
 import argparse
@@ -22,17 +23,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
-from storage import (
-    Entry,
-    PrepareError,
-    build_tables,
-    build_tree,
-    check_images,
-    image_sizes,
-    parallel,
-    table_files,
-    write,
-)
+from storage import Entry, PrepareError, build_tables, build_tree, check_images, image_sizes, parallel, table_files
+
+from livt.lab.failures import RunError
+from livt.lab.files import dump_json, write_atomically
 
 # Raise a form's number when a target of the same request would come out otherwise.
 FORMAT = {"parquet": 1, "tree": 1, "shards": 2}  # shards 1 were Parquet
@@ -110,7 +104,7 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{made.prog}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except (PrepareError, OSError) as error:
+    except (PrepareError, RunError, OSError) as error:
         print(f"{made.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
@@ -155,7 +149,9 @@ def _prepare(plan: Plan, options: argparse.Namespace) -> str:
     if partial.exists() and _request(partial) != request:
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
-    write(partial / "request.json", _json({"request": request}))
+    for left in (*options.target.glob(f".{plan.name}.*.tmp"), *partial.glob(".*.tmp")):  # by a run that was killed
+        left.unlink()
+    write_atomically(partial / "request.json", dump_json({"request": request}))
     findings = _make(partial, plan, request, options, problems)
     if final.exists():
         os.rename(final, old)
@@ -179,7 +175,7 @@ def _make(
     if options.verify:
         _refuse_corrupt(check_images(folder, options.jobs), options.source, problems)
     for name, content in contents.extras.items():
-        write(folder / name, content)
+        write_atomically(folder / name, content)
     _seal(folder, request, entries, contents.classes, findings)
     return findings
 
@@ -193,7 +189,7 @@ def _seal(
     if odd := sorted(labels.keys() ^ sizes.keys()):
         raise PrepareError(f"{folder} does not hold the images of SOURCE ({odd[0]}, {len(odd)} in all): delete it")
     listing = "path,label,size\n" + "".join(f"{path},{labels[path]},{sizes[path]}\n" for path in sorted(sizes))
-    write(folder / "files.csv", listing.encode())
+    write_atomically(folder / "files.csv", listing.encode())
     counts: dict[str, list[int]] = {}
     for entry in entries:
         counts.setdefault(entry.split, [0] * len(classes))[entry.label] += 1
@@ -209,7 +205,7 @@ def _seal(
         **findings,
         "versions": versions | {"python": platform.python_version()},
     }
-    write(folder / "manifest.json", _json(manifest))
+    write_atomically(folder / "manifest.json", dump_json(manifest))
     (folder / "request.json").unlink()
 
 
@@ -281,10 +277,6 @@ def _file_facts(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
 def _short(value: Any) -> str:
     return text if len(text := json.dumps(value, sort_keys=True)) < 60 else f"{text[:57]}..."
 
@@ -294,7 +286,7 @@ def _short(value: Any) -> str:
 
 def _refuse(problems: Path, names: Sequence[str], text: str, remedy: str) -> NoReturn:
     """Raise with the first names, and write all of them beside the target."""
-    write(problems, "".join(f"{name}\n" for name in names).encode())
+    write_atomically(problems, "".join(f"{name}\n" for name in names).encode())
     shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     raise PrepareError(f"{len(names)} {text}: {shown} (all of them: {problems}); {remedy}")
 

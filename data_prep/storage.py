@@ -19,7 +19,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from pyarrow import parquet
 from tqdm import tqdm
 
 from livt.data.decoding import rgb
+from livt.lab.files import write_atomically
 
 SHARD_IMAGES, GROUP = 4096, 256  # images in a shard, and in a row group (Parquet) or record batch (Arrow)
 IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
@@ -76,23 +76,6 @@ def parallel(function: Callable, values: Sequence, what: str, jobs: int) -> Iter
             part = thread_map(function, values[start : start + SHARD_IMAGES], jobs)
             bar.update(len(part))
             yield from part
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for a file that is to appear whole at ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write(path: Path, content: bytes) -> None:
-    with appearing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 # ---------------------------------------------------------------- reading back
@@ -209,8 +192,7 @@ def _place(entry: Entry, path: Path, how: str) -> None:
             return
         path.unlink()
     if how == "copy":
-        with appearing(path) as temporary:
-            shutil.copy2(source, temporary)
+        shutil.copy2(source, path)  # a part that a kill leaves has another stamp
     elif how == "symlink":
         os.symlink(source, path)
     else:
@@ -245,8 +227,7 @@ def build_tables(folder: Path, form: str, entries: Sequence[Entry], classes: Seq
                     if content is None
                 ]
                 if not failed:
-                    with appearing(folder / name) as temporary:
-                        write_table(_table(part, contents, classes), temporary, form)
+                    write_atomically(folder / name, serialized(_table(part, contents, classes), form))
                 corrupt += failed
             bar.update(len(part))
     return corrupt
@@ -284,13 +265,15 @@ def _table(entries: Sequence[Entry], contents: Sequence[bytes], classes: Sequenc
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write_table(table: pyarrow.Table, path: Path, form: str) -> None:
-    """Write a file of a form. Not compressed: images do not become smaller, and what is mapped must lie there plain."""
+def serialized(table: pyarrow.Table, form: str) -> pyarrow.Buffer:
+    """Return a form's file. Not compressed: images do not become smaller, and what is mapped must lie there plain."""
+    sink = pyarrow.BufferOutputStream()
     if form == "parquet":
-        parquet.write_table(table, path, row_group_size=GROUP, compression="none", use_dictionary=False)
+        parquet.write_table(table, sink, row_group_size=GROUP, compression="none", use_dictionary=False)
     else:
-        with pyarrow.ipc.new_file(str(path), table.schema) as writer:
+        with pyarrow.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=GROUP)
+    return sink.getvalue()
 
 
 def reduced(content: bytes) -> bytes | None:

@@ -20,11 +20,8 @@ from PIL import Image
 
 DATA_PREP = Path(__file__).parents[1] / "data_prep"
 CHANGES = ("link", "symlink", "replace", "rename", "unlink", "mkdir")  # of os
-# What writes a file, and which argument names it.
-WRITES = (
-    (shutil, "copy2", 1),
-    (Path, "write_bytes", 0),
-)
+# What ends the writing of a file, and which argument names it.
+WRITES = ((shutil, "copy2", 1), (os, "fsync", 0))
 
 
 def test_a_killed_preparation_goes_on_at_every_moment():
@@ -56,8 +53,6 @@ def killed_at(moment: int, work: Callable[[], object]) -> Callable[[], object]:
     """
 
     def run() -> object:
-        import storage
-
         count, lock = 0, threading.RLock()
 
         def counted(real: Callable, written: int | None = None) -> Callable:
@@ -78,7 +73,7 @@ def killed_at(moment: int, work: Callable[[], object]) -> Callable[[], object]:
 
         for name in CHANGES:
             setattr(os, name, counted(getattr(os, name)))
-        for module, name, written in (*WRITES, (storage, "write_table", 1)):
+        for module, name, written in WRITES:
             setattr(module, name, counted(getattr(module, name), written))
         return work()
 
