@@ -132,7 +132,7 @@ def per_run(measured: pd.DataFrame) -> pd.DataFrame:
     """Return a row per run with its metrics as HTML that names the run, to one decimal, as the command line does."""
     rows = []
     for i in range(len(measured)):
-        one = measured.iloc[[i]]
+        one = measured.iloc[i : i + 1]
         row = {name: one[name].iloc[0] for name in ("arm", "seed")}
         row |= {metric: number(one, row["arm"], metric) for metric in METRICS[:6]}
         rows.append({**row, "run": one.run.iloc[0]})

@@ -35,16 +35,20 @@ def number(
     one arm and seed.
     """
     weights = {weights: 1} if isinstance(weights, str) else weights
-    rows = measured[measured.arm.isin(list(weights))].set_index(["seed", "arm"]).sort_index()
-    if rows.index.has_duplicates:
-        raise ValueError(f"two runs of one arm and seed: {rows.index[rows.index.duplicated()][0]}")
-    seeds = [seed for seed in sorted(measured.seed.unique()) if all((seed, arm) in rows.index for arm in weights)]
+    columns = {name: measured[name].tolist() for name in ("seed", "arm", "part", "run", metric)}  # a page has thousands
+    row: dict[tuple[int, str], int] = {}
+    for i, place in enumerate(zip(columns["seed"], columns["arm"], strict=True)):
+        if place[1] in weights:
+            if place in row:
+                raise ValueError(f"two runs of one arm and seed: {place}")
+            row[place] = i
+    seeds = [seed for seed in sorted(set(columns["seed"])) if all((seed, arm) in row for arm in weights)]
     terms, parts = [], []
     for arm, weight in weights.items():
-        own = rows.loc[[(seed, arm) for seed in seeds]]
-        part = own.part.iloc[0] if seeds else ""
-        terms.append([weight, f"{part}.{metric}" if part else metric, own.run.tolist()])
-        parts.append(own[metric].tolist())
+        own = [row[seed, arm] for seed in seeds]
+        part = columns["part"][own[0]] if own else ""
+        terms.append([weight, f"{part}.{metric}" if part else metric, [columns["run"][i] for i in own]])
+        parts.append([columns[metric][i] for i in own])
     values = np.array(list(weights.values())) @ np.array(parts, dtype=float)
     attributes = {
         "data-terms": terms,
