@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import pandas as pd
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from livt.companion.chapter import Panel
-from livt.companion.claims import Contrast
 from livt.companion.frames import with_removal
-from livt.companion.published import LOSS_NAMES
-from livt.companion.report import number
-from livt.companion.statistics import estimate, sign
 from livt.config import Recipe, with_overrides
+from livt.lab.stored import stored_logits
+from livt.metrics import evaluate_logits
 
 # By loss: what its classifier starts from, step by step, and last what is taken away at test.
 STAGES = {
@@ -93,53 +94,58 @@ def steps(where: str, loss: str) -> dict[str, dict[str, float]]:
     return found | {"total gain": {stages[-1]: 1, stages[0]: -1}}
 
 
-def parts_of(split: Split, metrics: Mapping[str, str]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Return mean metrics of BCE by start and by the strength of the bias removed at test, "0" or "1"; None for nan.
+def logits_of(split: Split, arm: str, device: str = "cpu") -> dict[int, tuple[Tensor, Tensor]]:
+    """Return, by seed, the test logits [N, C], float64, and labels [N] of an arm at the base, from the stored weights.
 
-    metrics: column by name, as the names of the innermost values.
+    arm: "<loss>, <start> start". Raises RunError where a run's weights are not in the panel's store.
+    """
+    ids = split.measured[split.measured.arm == f"{split.where}/{arm}"].set_index("run").seed
+    found = {}
+    for record in split.panel.records:
+        if record.id in ids:
+            z, labels = stored_logits(record, split.panel.store, device=device)
+            found[int(ids[record.id])] = z.double(), labels
+    return found
+
+
+def removed(
+    logits: Mapping[int, tuple[Tensor, Tensor]],
+    bias: Tensor,
+    strengths: Iterable[float],
+    counts: ArrayLike,
+    metrics: Sequence[str],
+) -> pd.DataFrame:
+    """Return a row per seed and strength tau: the metrics, percent, where tau times the bias is taken from the logits.
+
+    logits: as from ``logits_of``. bias: [C]. counts: training images of each class, [C].
+    """
+    rows = []
+    for (seed, (z, labels)), tau in product(logits.items(), list(strengths)):
+        found = evaluate_logits(z - tau * bias, labels, counts)
+        rows.append({"tau": round(tau, 3), "seed": seed} | {metric: getattr(found, metric) for metric in metrics})
+    return pd.DataFrame(rows)
+
+
+def parts_of(
+    split: Split, metrics: Mapping[str, str], more: Mapping[str, pd.DataFrame] | None = None
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return mean metrics of BCE by start and by the strength of the bias removed at test; None for nan.
+
+    metrics: column by name, as the names of the innermost values. Strengths "0" and "1" are of the records; ``more``
+    has those of a start, as from ``removed``.
     """
     means = split.measured.groupby("arm")[list(metrics.values())].mean()
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for start in ("zero", "uniform", "prior"):
-        for tau, ending in (("0", ""), ("1", ", removed")):
-            row = means.loc[f"{split.where}/bce, {start} start{ending}"]
-            values = {name: None if pd.isna(row[column]) else float(row[column]) for name, column in metrics.items()}
-            found.setdefault(start, {})[tau] = values
+        arm = f"{split.where}/bce, {start} start"
+        rows = {"0": means.loc[arm], "1": means.loc[f"{arm}, removed"]}
+        if more:
+            rows |= {f"{tau:g}": row for tau, row in more[start].groupby("tau").mean().iterrows()}
+        found[start] = {
+            tau: {name: None if pd.isna(row[column]) else float(row[column]) for name, column in metrics.items()}
+            for tau, row in rows.items()
+        }
     return found
-
-
-def split_column(split: Split, where: str, losses: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Return where each loss starts, its steps, their total, and the check, as HTML by loss and row."""
-    column: dict[tuple[str, str], str] = {}
-    for loss in losses:
-        measured, last = split.measured, f"{where}/{STAGES[loss][-1]}"
-        plain, balanced = LOSS_NAMES[loss], LOSS_NAMES[f"bal_{loss}"]
-        check = {f"{where}/bal_{loss}, zero start": 1, last: -1}
-        first = "1/2" if loss == "bce" else "1/C"  # a softmax of zeros
-        rows = {f"{plain}, start at {first}": number(measured, f"{where}/{STAGES[loss][0]}", "accuracy")}
-        for step, weights in steps(where, loss).items():
-            mark = "=" if step == "total gain" else "+"
-            rows[f"{mark} {step}"] = number(measured, weights, "accuracy", signed=True)
-        rows[f"{balanced}, by start and removal"] = number(measured, last, "accuracy")
-        rows[f"{balanced} as trained, minus that"] = number(measured, check, "accuracy", digits=2, signed=True)
-        column |= {(plain, row): text for row, text in rows.items()}
-    return column
-
-
-def said(
-    split: Split, weights: Mapping[str, float], names: Sequence[str] = ("a loss", "too close to tell", "a gain")
-) -> str:
-    """Return a difference of accuracies as HTML, with its interval and one of ``names`` by its sign: below, 0, above.
-
-    It is inconclusive with fewer than three seeds, and where no arm exceeds five times chance.
-    """
-    contrast = Contrast(label="", metric="accuracy", weights=weights, floor=0, published=())
-    e = estimate(contrast.measured(split.measured))
-    best = split.measured[split.measured.arm.isin(list(weights))].groupby("arm").accuracy.mean().max()
-    word = names[sign(e) + 1] if e.n >= 3 and best > 5 * split.panel.chance else "inconclusive"
-    mean = number(split.measured, weights, "accuracy", show="mean", signed=True)
-    interval = number(split.measured, weights, "accuracy", show="interval", signed=True)
-    return f"{mean} points ({interval}), <strong>{word}</strong>"
 
 
 def _where(recipe: Recipe) -> str:

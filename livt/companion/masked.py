@@ -3,17 +3,21 @@
 Shapes: ``B`` images, ``N`` images of a split, ``L`` patches, ``D`` width of a token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from livt.companion.plots import METRIC_NAMES
 from livt.config import Recipe
 from livt.data.augment import Augment
-from livt.data.images import Split
+from livt.data.images import FileSplit, Split
 from livt.data.seeds import seed_everything
 from livt.data.sets import Dataset
 from livt.lab.runs import Record, RunStore
@@ -36,6 +40,54 @@ def stored_mae(recipe: Recipe, record: Record, store: RunStore) -> MaskedAutoenc
     mae = create_mae(recipe)
     mae.load_state_dict(load_file(store.weights(record.id)))
     return mae.eval()
+
+
+def some(split: Split | FileSplit, most: int) -> Tensor:
+    """Return the indices of images to look at: of those in files about ``most``, evenly spaced, else the first 10,000.
+
+    >>> some(Split(torch.zeros(3, 3, 1, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)), 1)
+    tensor([0, 1, 2])
+    """
+    count = len(split.labels)
+    if isinstance(split, FileSplit):
+        return torch.arange(0, count, max(1, count // most))
+    return torch.arange(min(count, 10_000))
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """Images as a masked autoencoder rebuilds them.
+
+    loss: on the hidden patches, as in training. predicted, means: in pixels from 0 to 255, [B, 3, H, W], every patch
+    predicted, or filled with its mean. mask: of the same shape, True where a patch is hidden.
+    """
+
+    loss: float
+    predicted: Tensor
+    means: Tensor
+    mask: Tensor
+
+
+@torch.inference_mode()
+def rebuild(mae: MaskedAutoencoder, augment: Augment, images: Tensor, visible: int, noise: Tensor) -> Rebuilt:
+    """Rebuild images, [B, 3, H, W] in 0 to 255, from the ``visible`` patches whose noise [B, L] is least.
+
+    Each predicted patch is given the true mean and deviation of the patch, which the model does not predict.
+    """
+    x = augment.normalize(images)
+    found = mae(x, 1 - (visible + 0.5) / noise.shape[1], noise)
+    target = mae.patchify(x)
+    mean, deviation = target.mean(-1, keepdim=True), (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    parts = found.pred * deviation + mean, mean.expand_as(target), found.mask[..., None].expand_as(target)
+    predicted, means, mask = (mae.unpatchify(part) for part in parts)
+    predicted, means = (pixels * augment.std + augment.mean for pixels in (predicted, means))
+    return Rebuilt(found.loss.item(), predicted, means, mask.bool())
+
+
+def grey_levels(image: Tensor, shrink: int = 1) -> NDArray[np.float32]:
+    """Return an image [3, H, W] in 0 to 255 as grey levels, means of ``shrink`` x ``shrink`` pixels."""
+    grey = image.float().mean(0, keepdim=True).clamp(0, 255)
+    return torch.nn.functional.avg_pool2d(grey, shrink)[0].numpy()
 
 
 def mean_guess(mae: MaskedAutoencoder, images: Tensor) -> float:
@@ -81,3 +133,17 @@ def probe_tokens(
         found = evaluate_logits(predicted, data.evaluation.labels, data.class_counts)
         scores[view, name] = {part: getattr(found, part) for part in METRIC_NAMES}
     return scores
+
+
+def probes_by_epoch(runs: Iterable[Record], probes: Iterable[str]) -> pd.DataFrame:
+    """Return the accuracies [%] that probes read in pretraining runs: a row per run, probed epoch and probe.
+
+    Epoch 0 is the untrained encoder. Empty where no run was probed.
+    """
+    rows, names = [], list(probes)
+    for run in runs:
+        found = [(row["epoch"], row["probe"]) for row in run.metrics if "probe" in row]
+        found = [(0, run.metrics[0]["probe_untrained"]), *found] if found else []
+        about = {"seed": run.config["seed"], "run": run.id}
+        rows += [about | {"probe": name, "epoch": epoch} | parts_of(x, name) for epoch, x in found for name in names]
+    return pd.DataFrame(rows)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from livt.companion.statistics import Estimate, estimate
+from livt.companion.statistics import estimate
 from livt.losses import LOSSES
 
 Show = Literal["mean", "spread", "interval"]
@@ -60,7 +60,7 @@ def number(
     attributes |= {"data-digits": digits} if digits != 1 else {}
     attributes |= {"data-signed": "true"} if signed else {}
     written = " ".join(f"{name}='{_attribute(value)}'" for name, value in attributes.items())
-    return f"<span {written}>{_text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)}</span>"
+    return f"<span {written}>{text(values, show, digits=digits, signed=signed)}</span>"
 
 
 def arm_title(arm: str) -> str:
@@ -74,20 +74,17 @@ def arm_title(arm: str) -> str:
 
 def _attribute(value: object) -> str:
     """Return what stands between single quotes: JSON, or a text as it is."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return escape(text, quote=False).replace("'", "&#x27;")
+    written = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return escape(written, quote=False).replace("'", "&#x27;")
 
 
-def spread(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
-    """Return mean ± standard deviation over the seeds that have a value, as text, for what is not a record's metric.
+def text(values: Sequence[float] | pd.Series, show: Show = "spread", *, digits: int = 1, signed: bool = False) -> str:
+    """Return as plain text, as ``number`` would, what no record has: one value per seed, nan where there is none.
 
-    >>> spread([1.0, 2.0]), spread([3.0, float("nan")]), spread([])
-    ('1.5 ± 0.7', '3.0', '-')
+    >>> text([1.0, 2.0]), text([3.0, float("nan")]), text([]), text([1.0, 2.0], "mean", signed=True)
+    ('1.5 ± 0.7', '3.0', '-', '+1.5')
     """
-    return _text(estimate(pd.Series(values, dtype=float).dropna()), "spread", digits)
-
-
-def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str:
+    e = estimate(pd.Series(values, dtype=float).dropna())
     form = f"{'+' if signed else ''}.{digits}f"
     if e.n == 0 or (show == "interval" and e.n == 1):
         return "-"
@@ -96,14 +93,9 @@ def _text(e: Estimate, show: Show, digits: int = 1, signed: bool = False) -> str
     return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
 
 
-def text(values: Sequence[float] | pd.Series, show: Show = "spread", *, digits: int = 1, signed: bool = False) -> str:
-    """Return as plain text, as ``number`` would, what no record has: one value per seed, nan where there is none."""
-    return _text(estimate(pd.Series(values, dtype=float).dropna()), show, digits, signed)
-
-
-def plain(text: str) -> str:
+def plain(html: str) -> str:
     """Return text without its HTML tags, for where only Markdown is read."""
-    return re.sub(r"</?span[^>]*>", "", text)
+    return re.sub(r"</?span[^>]*>", "", html)
 
 
 def table(frame: pd.DataFrame, caption: str = "", csv: pd.DataFrame | None = None, name: str = "table") -> str:
@@ -188,3 +180,12 @@ def change(measured: pd.DataFrame, weights: Mapping[str, float], metric: str = "
     """Return the mean of a difference with its sign, and its 95 % interval in parentheses, as from ``number``."""
     mean = number(measured, weights, metric, show="mean", digits=digits, signed=True)
     return f"{mean} ({number(measured, weights, metric, show='interval', digits=digits, signed=True)})"
+
+
+def text_change(values: Sequence[float] | pd.Series) -> str:
+    """Return the mean of differences and its 95 % interval as plain text, as ``change`` does of what records have.
+
+    >>> text_change([1.0, 1.0, 1.0])
+    '+1.0 (+1.0 to +1.0)'
+    """
+    return f"{text(values, 'mean', signed=True)} ({text(values, 'interval', signed=True)})"

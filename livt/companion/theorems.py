@@ -4,8 +4,10 @@ Shapes: ``G`` points of a grid, ``C`` classes.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import sympy as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -86,3 +88,31 @@ def log_likelihood_ratio(log_lik: Tensor, prior: Tensor) -> Tensor:
     own = torch.eye(len(prior), dtype=torch.bool)
     others = torch.stack([joint[:, ~yes].logsumexp(dim=1) for yes in own], dim=1)
     return log_lik - (others - (1 - prior).log())
+
+
+def softmax(scores: Sequence[sp.Expr]) -> list[sp.Expr]:
+    """Return the softmax of some scores, as expressions."""
+    return [sp.exp(score) / sum(map(sp.exp, scores)) for score in scores]
+
+
+def verified(
+    lines: Iterable[tuple[str, str, str]], sides: Iterable[Sequence[tuple[sp.Expr, sp.Expr]]]
+) -> list[tuple[str, str, str, bool]]:
+    """Return the lines of a proof with SymPy's ruling on their sides, pairs of what must be equal.
+
+    Raises AssertionError where a line is not proved.
+    """
+    ruled = [all(sp.simplify(left - right) == 0 for left, right in pairs) for pairs in sides]
+    assert all(ruled), ruled
+    return [(*line, proved) for line, proved in zip(lines, ruled, strict=True)]
+
+
+def population_gradient(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, log_joint: Tensor) -> Tensor:
+    """Return dL / dz, [G, C], of the mean of a loss over a world, at scores z [G, C].
+
+    log_joint: log p(x, y) of its points and classes, [G, C].
+    """
+    z, log_p_x = z.clone().requires_grad_(), log_joint.logsumexp(dim=1, keepdim=True)
+    # The loss is a mean over its rows; the population weighs them by p(x).
+    (gradient,) = torch.autograd.grad(len(z) * loss(z, (log_joint - log_p_x).exp()), z)
+    return log_p_x.exp() * gradient
