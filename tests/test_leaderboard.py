@@ -6,7 +6,7 @@ from livt import rivals  # noqa: F401  its methods are part of the tables
 from livt.data.sets import classes_of
 from livt.lab.cost import flops_of
 from livt.lab.experiments import ON_DEMAND, arms, equal_compute_epochs, everything
-from livt.lab.leaderboard import FIRST, ONE_STAGE, PAPER, methods
+from livt.lab.leaderboard import FIRST, HARD, ONE_STAGE, PAPER, methods
 from livt.lab.suites import SUITES
 from livt.losses import LOSSES, PAPER_LOSSES
 from livt.rivals.methods import METHODS, method_of
@@ -14,12 +14,13 @@ from livt.rivals.methods import METHODS, method_of
 
 @pytest.fixture(scope="module")
 def board():
-    return arms("leaderboard", "smoke")
+    return arms("leaderboard", "smoke") | arms("leaderboard_compute", "smoke")
 
 
 def test_every_method_of_the_tables_is_on_it():
     assert PAPER == PAPER_LOSSES
     assert set(PAPER) | set(ONE_STAGE) == set(LOSSES)
+    assert set(HARD) == {name for name, loss in LOSSES.items() if not loss.soft}
     used = {recipe.second.method for recipe in methods(SUITES["smoke"]).values() if recipe.second}
     assert used == set(METHODS)
     assert set(FIRST) <= set(METHODS)
@@ -36,7 +37,7 @@ def test_no_two_arms_are_one_recipe_and_each_can_train(board):
 
 
 def test_at_equal_compute_all_cost_the_same_to_an_epoch():
-    found = arms("leaderboard", "digits")
+    found = arms("leaderboard", "digits") | arms("leaderboard_compute", "digits")
     ce = found["mgp/ce"]
     classes = classes_of(ce.data)
     step = flops_of("finetune", ce, classes)
@@ -56,5 +57,5 @@ def test_at_equal_compute_all_cost_the_same_to_an_epoch():
 
 
 def test_a_build_trains_it_only_where_a_suite_names_it():
-    assert "leaderboard" in ON_DEMAND
+    assert set(ON_DEMAND) == {"leaderboard", "leaderboard_compute"}
     assert not any(recipe.second or recipe.finetune.loss in ONE_STAGE for recipe in everything("smoke"))

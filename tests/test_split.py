@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from livt.companion.anatomy import STAGES, logits_of, parts_of, removed, split_of, steps
-from livt.companion.anatomy_tables import by_metric, by_start, said, split_column, split_tab, verdict
+from livt.companion.anatomy import STAGES, parts_of, split_of, steps
+from livt.companion.anatomy_tables import said, split_column
 from livt.companion.chapter import Panel
 from livt.lab import experiments
 from livt.lab.find import find

@@ -92,8 +92,8 @@ class Chapter:
         return load_dataset(self.recipes(experiment)[0].data)
 
     def train(self, *names: str) -> None:
-        """Train what the run store lacks of some experiments, of those that belong to the suite."""
-        own = SUITES[self.suite].experiments or names
+        """Train what the run store lacks of some experiments, of those that a build of the suite trains."""
+        own = experiments.trained(self.suite)
         wanted = [recipe for name in names if name in own for recipe in self.recipes(name)]
         train_all(wanted, self.store, jobs=self.parameters.jobs or None, device=self.device)
 
@@ -107,11 +107,18 @@ class Chapter:
         every = [self._panel(name, names) for name in (self.suite, *others)]
         return [panel for panel in every if panel.records]
 
+    def experiments(self, suite: str) -> tuple[str, ...]:
+        """Return the experiments that a build of a suite trains, and those on demand where a rival has a record."""
+        asked = [
+            r for r in experiments.recipes("leaderboard", suite) if r.finetune.loss not in experiments.PAPER_LOSSES
+        ]
+        return experiments.trained(suite) + (experiments.ON_DEMAND if find(asked, self.store) else ())
+
     def _panel(self, suite: str, names: Iterable[str]) -> Panel:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
         for name in names:
-            if name in (SUITES[suite].experiments or experiments.EXPERIMENTS):
+            if name in self.experiments(suite):
                 arms |= experiments.arms(name, suite)
                 own = self.seeds if suite == self.suite else ()
                 wanted += experiments.recipes(name, suite, own or None)

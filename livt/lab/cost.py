@@ -7,15 +7,16 @@ speed, how fast it multiplies large matrices. Hours and memory are estimates.
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from livt.config import Recipe
+from livt.config import FinetuneConfig, Recipe
 from livt.data.sets import Overview, check_stage, overview, steps_of
 from livt.lab.environment import device_name
 from livt.lab.runs import Record
@@ -88,12 +89,30 @@ def _on_no_device(stage: str, recipe: Recipe, classes: int) -> nn.Module:
         return STAGES[stage].model(recipe, classes).train(stage != "second")
 
 
-@cache
 def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
     """Return the floating-point operations of one image's step: matrix products and convolutions, there and back.
 
     What is not trained has no way back, and a second stage that learns nothing looks at its images once, if at all.
     """
+    return _flops_of(stage, _what_costs(recipe), classes)
+
+
+def _what_costs(recipe: Recipe) -> Recipe:
+    """Return a recipe that costs as much at each step: most differ in what costs nothing, and each is counted once."""
+    loss = loss_of(recipe.finetune)
+    kept: dict[str, Any] = {"loss": "ce"}
+    if loss.adapt is not None or loss.views > 1:
+        kept = {"loss": loss.name, "options": recipe.finetune.options}
+    first = FinetuneConfig(epochs=1, warmup_epochs=0, batch_size=2, base_lr=1, **kept)
+    second = recipe.second
+    if second is not None:
+        second = replace(second, epochs=1, warmup_epochs=0.0, base_lr=1.0, sampling="image")
+    images = replace(recipe.data, balanced=False, draw=0, evaluation="test")
+    return replace(recipe, seed=0, data=images, finetune=first, second=second)
+
+
+@cache
+def _flops_of(stage: str, recipe: Recipe, classes: int) -> int:
     if recipe.second is not None and stage == "second":
         method = method_of(recipe.second)
         if method.create is None and method.prepare is None:

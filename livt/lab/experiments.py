@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
-from livt.lab.leaderboard import leaderboard
+from livt.lab.leaderboard import methods
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -180,6 +180,43 @@ def controls(suite: Suite) -> dict[str, Recipe]:
     }
 
 
+def leaderboard(suite: Suite) -> dict[str, Recipe]:
+    """Every method from the suite's pretraining, with as many epochs of fine-tuning; keys: ``mgp/<method>``."""
+    return {f"mgp/{name}": recipe for name, recipe in methods(suite).items()}
+
+
+def leaderboard_compute(suite: Suite) -> dict[str, Recipe]:
+    """The methods at equal compute, with MGP and without.
+
+    Keys: ``equal compute/<method>``, of methods that cost more than CE: as many epochs fewer as make up for their
+    several views, experts or second stage. ``scratch/<method>``, of what trains in one stage: without MGP, and the
+    compute of both stages of MGP and CE.
+    """
+    # Costs need PyTorch.
+    from livt.data.sets import classes_of
+    from livt.lab.cost import flops_of
+
+    found = methods(suite)
+    ce, classes = found["ce"], classes_of(suite.main.data)
+    step, whole = flops_of("finetune", ce, classes), equal_compute_epochs(ce)
+    arms: dict[str, Recipe] = {}
+    for name, recipe in found.items():
+        own = flops_of("finetune", recipe, classes)
+        then = 0 if recipe.second is None else recipe.second.epochs * flops_of("second", recipe, classes)
+        epochs = _epochs_of(ce.finetune.epochs * step - then, own, ce)
+        if epochs != ce.finetune.epochs:
+            arms[f"equal compute/{name}"] = with_overrides(recipe, {"finetune.epochs": epochs})
+        if recipe.second is None:
+            longer = with_overrides(recipe, {"finetune.epochs": _epochs_of(whole * step, own, ce)})
+            arms[f"scratch/{name}"] = replace(longer, pretrain=None)
+    return arms
+
+
+def _epochs_of(budget: float, step: int, recipe: Recipe) -> int:
+    """Return how many epochs a budget of floating-point operations per image gives; more than the warm-up takes."""
+    return max(int(recipe.finetune.warmup_epochs) + 1, round(budget / step))
+
+
 EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "loss_ablation": loss_ablation,
     "model_size": model_size,
@@ -192,9 +229,10 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "paper_vs_code": paper_vs_code,
     "controls": controls,
     "leaderboard": leaderboard,
+    "leaderboard_compute": leaderboard_compute,
 }
 # What a build shows from promoted records, and trains only where a suite names it.
-ON_DEMAND = ("leaderboard",)
+ON_DEMAND = ("leaderboard", "leaderboard_compute")
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:
@@ -233,6 +271,11 @@ def seeds_of(experiment: str, suite: str) -> tuple[int, ...]:
     return SUITES[suite].seeds_of.get(experiment, SUITES[suite].seeds)
 
 
+def trained(suite: str) -> tuple[str, ...]:
+    """Return the experiments that a build of the suite trains."""
+    return SUITES[suite].experiments or tuple(name for name in EXPERIMENTS if name not in ON_DEMAND)
+
+
 def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None) -> list[Recipe]:
     """Return an experiment's recipes: each arm with each seed, those of the suite if none are given."""
     chosen = seeds_of(experiment, suite) if seeds is None else seeds
@@ -243,9 +286,6 @@ def everything(suite: str) -> list[Recipe]:
     """Return the recipes of all experiments of a suite and its parts, each once."""
     return list(
         dict.fromkeys(
-            recipe
-            for part in with_parts(suite)
-            for experiment in SUITES[part].experiments or (name for name in EXPERIMENTS if name not in ON_DEMAND)
-            for recipe in recipes(experiment, part)
+            recipe for part in with_parts(suite) for experiment in trained(part) for recipe in recipes(experiment, part)
         )
     )

@@ -1,6 +1,5 @@
-"""The leaderboard: every method on the same ViT, pretraining, images and budget."""
+"""The methods of the leaderboard: which there are, and what each changes of plain CE."""
 
-from dataclasses import replace
 from typing import Any
 
 from livt.config import Recipe, with_overrides
@@ -24,6 +23,8 @@ ONE_STAGE = (
     "paco",
     "bcl",
 )
+# Those that take no soft targets train without mixing and smoothing.
+HARD = ("lade", "paco", "bcl")
 # What a second stage follows on, where that is not plain CE.
 FIRST: dict[str, dict[str, Any]] = {
     "crt": {},
@@ -50,40 +51,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def methods(suite: Suite) -> dict[str, Recipe]:
     """Return the recipe of each method with the options of its paper, from the suite's pretraining."""
     base = with_overrides(suite.main, {"finetune.loss": "ce"})
-    changes: dict[str, dict[str, Any]] = {loss: {"finetune.loss": loss} for loss in (*PAPER, *ONE_STAGE)}
+    hard = {"finetune.mixup": 0.0, "finetune.cutmix": 0.0, "finetune.label_smoothing": 0.0}
+    changes: dict[str, dict[str, Any]] = {
+        loss: {"finetune.loss": loss} | (hard if loss in HARD else {}) for loss in (*PAPER, *ONE_STAGE)
+    }
     changes |= {method: first | {"second.method": method} for method, first in FIRST.items()}
     return {name: with_overrides(base, change) for name, change in (changes | SETTINGS).items()}
-
-
-def leaderboard(suite: Suite) -> dict[str, Recipe]:
-    """Return every method in three ways: with equal epochs, at equal compute, and from scratch.
-
-    Keys: ``mgp/<method>``, the epochs of fine-tuning of the suite. ``equal compute/<method>``, of methods that cost
-    more: as many epochs fewer as make up for their several views, experts or second stage. ``scratch/<method>``, of
-    what trains in one stage: without MGP, and the compute of both stages of MGP and CE.
-    """
-    # Costs need PyTorch.
-    from livt.data.sets import classes_of
-    from livt.lab.cost import flops_of
-    from livt.lab.experiments import equal_compute_epochs
-
-    found = methods(suite)
-    ce, classes = found["ce"], classes_of(suite.main.data)
-    step = flops_of("finetune", ce, classes)
-    arms = {f"mgp/{name}": recipe for name, recipe in found.items()}
-    whole = equal_compute_epochs(ce)
-    for name, recipe in found.items():
-        own = flops_of("finetune", recipe, classes)
-        then = 0 if recipe.second is None else recipe.second.epochs * flops_of("second", recipe, classes)
-        epochs = _epochs(ce.finetune.epochs * step - then, own, ce)
-        if epochs != ce.finetune.epochs:
-            arms[f"equal compute/{name}"] = with_overrides(recipe, {"finetune.epochs": epochs})
-        if recipe.second is None:
-            longer = with_overrides(recipe, {"finetune.epochs": _epochs(whole * step, own, ce)})
-            arms[f"scratch/{name}"] = replace(longer, pretrain=None)
-    return arms
-
-
-def _epochs(budget: float, step: int, recipe: Recipe) -> int:
-    """Return how many epochs a budget of floating-point operations per image gives; more than the warm-up takes."""
-    return max(int(recipe.finetune.warmup_epochs) + 1, round(budget / step))
