@@ -1,13 +1,23 @@
 """What the chapter on masked pretraining computes from stored weights, against the definitions."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from livt.companion.masked import mean_guess, parts_of, probe_tokens, untrained_mae
+from livt.companion.masked import (
+    grey_levels,
+    mean_guess,
+    parts_of,
+    probe_tokens,
+    probes_by_epoch,
+    rebuild,
+    some,
+    untrained_mae,
+)
 from livt.data.augment import Augment
 from livt.data.images import FileSplit
 from livt.data.sets import load_dataset
@@ -73,3 +83,47 @@ def test_an_empty_group_is_nan():
     found = parts_of({"knn_accuracy": 50.0, "knn_many": 60.0, "knn_medium": 40.0, "knn_few": None}, "knn")
     assert np.isnan(found["few"])
     assert found["medium"] == 40
+
+
+def test_a_rebuilt_image_has_the_error_that_the_loss_names(data, augment):
+    """The loss is the mean squared error of hidden pixels, each divided by the deviation of its patch."""
+    mae, images, visible = untrained_mae(RECIPE), data.evaluation.images[:8], 3
+    length, p = mae.decoder_pos_embed.shape[1] - 1, mae.patch_size
+    noise = torch.rand(len(images), length, generator=torch.Generator().manual_seed(0))
+    found = rebuild(mae, augment, images, visible, noise)
+    assert found.mask.sum().item() == len(images) * (length - visible) * p * p * 3
+    errors = []
+    for i, patch in enumerate(noise.argsort(1)[:, visible:]):
+        for k in patch.tolist():
+            row, column = divmod(k, images.shape[-1] // p)
+            cut = (slice(None), slice(row * p, row * p + p), slice(column * p, column * p + p))
+            pixels = images[i], found.predicted[i], found.means[i]
+            true, predicted, mean = (augment.normalize(x[None])[0][cut].double() for x in pixels)
+            errors.append(((predicted - true) ** 2).mean() / (true.var() + 1e-6))
+            assert found.mask[i][cut].all()
+            assert (mean - true.mean()).abs().max() < 1e-5
+    assert found.loss == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+
+
+def test_grey_levels_are_means_of_channels_and_of_blocks():
+    image = torch.arange(48, dtype=torch.float32).view(3, 4, 4)
+    expected = image.numpy().reshape(3, 2, 2, 2, 2).mean((0, 2, 4))
+    assert grey_levels(image, 2) == pytest.approx(expected)
+    assert grey_levels(image * 100).max() == 255
+
+
+def test_images_to_look_at_are_all_that_memory_has_or_evenly_spaced_files(data):
+    assert some(data.evaluation, 5).tolist() == list(range(len(data.evaluation.labels)))
+    files = FileSplit.__new__(FileSplit)
+    object.__setattr__(files, "labels", torch.zeros(1000, dtype=torch.int64))
+    assert some(files, 10).tolist() == list(range(0, 1000, 100))
+
+
+def test_probes_by_epoch_begin_with_the_untrained_encoder():
+    read = {f"knn_{part}": 50.0 for part in ("accuracy", "many", "medium", "few")}
+    metrics = [{"epoch": 1, "probe_untrained": read}, {"epoch": 2, "probe": read | {"knn_few": None}}]
+    runs = [SimpleNamespace(id="run", config={"seed": 4}, metrics=m) for m in (metrics, [{"epoch": 1}])]
+    found = probes_by_epoch(runs, ["knn"])
+    assert found[["seed", "probe", "epoch", "accuracy"]].values.tolist() == [[4, "knn", 0, 50], [4, "knn", 2, 50]]
+    assert found.few.isna().tolist() == [False, True]
+    assert probes_by_epoch(runs[1:], ["knn"]).empty

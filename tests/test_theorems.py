@@ -4,9 +4,19 @@ import math
 
 import numpy as np
 import pytest
+import sympy as sp
 import torch
 
-from livt.companion.theorems import THEOREM_1, THEOREM_2, circle_world, log_likelihood_ratio
+from livt.companion.theorems import (
+    THEOREM_1,
+    THEOREM_2,
+    circle_world,
+    log_likelihood_ratio,
+    population_gradient,
+    softmax,
+    verified,
+)
+from livt.losses import CrossEntropy
 
 
 def test_the_world_is_a_circle_of_unit_gaussians_two_deviations_apart():
@@ -40,3 +50,24 @@ def test_every_line_of_a_proof_has_its_parts():
         assert name
         assert reason
         assert latex.count("{") == latex.count("}")
+
+
+def test_a_line_that_is_false_is_no_proof():
+    a, b, c = sp.symbols("a b c")
+    p = softmax([a, b, c])
+    lines = [("shift", "", "the same added to all")]
+    assert verified(lines, [list(zip(softmax([a + 1, b + 1, c + 1]), p, strict=True))]) == [(*lines[0], True)]
+    with pytest.raises(AssertionError):
+        verified(lines, [list(zip(softmax([a + 1, b, c]), p, strict=True))])
+
+
+def test_the_gradient_over_a_world_weighs_its_points_by_their_density():
+    """Of softmax cross-entropy it is p(x) (softmax(z) - p(y | x)), here in NumPy."""
+    log_lik, counts = circle_world(classes=4, stride=1)
+    log_joint = log_lik + torch.from_numpy(np.log(counts / counts.sum()))
+    z = torch.randn(log_lik.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = population_gradient(CrossEntropy(), z, log_joint).numpy()
+    joint, scores = np.exp(log_joint.numpy()), np.exp(z.numpy())
+    p_x = joint.sum(1, keepdims=True)
+    assert found == pytest.approx(p_x * (scores / scores.sum(1, keepdims=True) - joint / p_x), abs=1e-15)
+    assert not z.requires_grad

@@ -13,7 +13,7 @@ from livt.config import Recipe
 from livt.longtail import GROUPS, shot_groups
 
 # Settings of fine-tuning that say nothing beside others, or that no recipe of the comparison changes.
-UNSHOWN = ("base_lr", "precision", "accumulation_steps", "smoothing_target", "tau")
+UNSHOWN = ("base_lr", "precision", "accumulation_steps", "smoothing_target", "tau", "sampling", "options")
 
 
 def drop_of(recipe: str, sign: int = 1) -> dict[str, float]:
@@ -54,7 +54,7 @@ def change_by_group(panel: Panel) -> pd.DataFrame:
             group_of = shot_groups(np.array(result[run]["class_counts"]))
             after, before = (np.array(result[each]["per_class"], dtype=float) for each in (run, other))
             about = {"recipe": name, "seed": seed}
-            for group in set(group_of):
+            for group in (group for group in GROUPS if group in group_of):
                 own = group_of == group
                 rows.append({**about, "group": group, "classes": own.sum(), "change": (after - before)[own].mean()})
     return pd.DataFrame(rows)
