@@ -17,7 +17,7 @@ from livt.companion import plots
 from livt.config import Recipe
 from livt.data.sets import Dataset, load_dataset
 from livt.lab import experiments
-from livt.lab.find import find, starts
+from livt.lab.find import data_sets, find, starts
 from livt.lab.results import curves, results
 from livt.lab.runs import Record, RunStore
 from livt.lab.suites import RENAMED, SUITES, Suite
@@ -103,7 +103,8 @@ class Chapter:
 
     def panels(self, *names: str) -> list[Panel]:
         """Return the experiments on every suite that has records of all, this chapter's own suite first."""
-        others = [name for name in SUITES if name not in (self.suite, *UNSHOWN)]
+        there = data_sets(self.store)  # what an experiment would cost is not worked out where there is nothing
+        others = [s for s in SUITES if s not in (self.suite, *UNSHOWN) and SUITES[s].main.data.name in there]
         every = [self._panel(name, names) for name in (self.suite, *others)]
         return [panel for panel in every if panel.records]
 
@@ -117,8 +118,9 @@ class Chapter:
     def _panel(self, suite: str, names: Iterable[str]) -> Panel:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
+        own_names = self.experiments(suite)
         for name in names:
-            if name in self.experiments(suite):
+            if name in own_names:
                 arms |= experiments.arms(name, suite)
                 own = self.seeds if suite == self.suite else ()
                 wanted += experiments.recipes(name, suite, own or None)

@@ -34,6 +34,13 @@ def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> 
     return found
 
 
+def data_sets(store: RunStore) -> set[str]:
+    """Return the names of the data sets of all records, of the store and promoted."""
+    finished = filter(store.is_finished, store.ids())
+    own = [read_json(store.root / run_id / "config.json", "the run is damaged") for run_id in finished]
+    return {config["data"]["name"] for config in (*own, *(record.config for record in _promoted().values()))}
+
+
 def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
     """Return the records of the runs that these start from, at whatever remove and each once.
 
