@@ -101,7 +101,9 @@ def test_each_outcome_of_each_claim(name, outcome):
     assert (judged["n"] == 3).all()
 
 
-@pytest.mark.parametrize(("gap", "outcome"), [(5.0, "direction holds"), (-5.0, "not reproduced"), (0.0, "inconclusive")])
+@pytest.mark.parametrize(
+    ("gap", "outcome"), [(5.0, "direction holds"), (-5.0, "not reproduced"), (0.0, "inconclusive")]
+)
 def test_without_a_published_number_nothing_is_reproduced(gap, outcome):
     """The paper has no CNN on balanced images, and so no size for C1."""
     assert CLAIMS["C1"].contrasts[0].threshold is None

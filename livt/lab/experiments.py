@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
-from livt.lab.leaderboard import leaderboard
+from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -192,9 +192,10 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "paper_vs_code": paper_vs_code,
     "controls": controls,
     "leaderboard": leaderboard,
+    "rivals": rivals,
 }
-# What a build shows from promoted records, and trains only where a suite names it.
-ON_DEMAND = ("leaderboard",)
+# What a build shows from the records that there are, and trains only where a suite names it.
+ON_DEMAND = ("leaderboard", "rivals")
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:
@@ -239,13 +240,20 @@ def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None) -> 
     return [replace(arm, seed=seed) for arm in arms(experiment, suite).values() for seed in chosen]
 
 
+def trained(suite: str) -> tuple[str, ...]:
+    """Return the names of the experiments that a build trains on a suite: its own, else all but those on demand."""
+    return SUITES[suite].experiments or tuple(name for name in EXPERIMENTS if name not in ON_DEMAND)
+
+
+def shown(suite: str) -> tuple[str, ...]:
+    """Return the names of the experiments that a page shows of a suite where there are records of them."""
+    return tuple(dict.fromkeys((*trained(suite), *ON_DEMAND)))
+
+
 def everything(suite: str) -> list[Recipe]:
     """Return the recipes of all experiments of a suite and its parts, each once."""
     return list(
         dict.fromkeys(
-            recipe
-            for part in with_parts(suite)
-            for experiment in SUITES[part].experiments or (name for name in EXPERIMENTS if name not in ON_DEMAND)
-            for recipe in recipes(experiment, part)
+            recipe for part in with_parts(suite) for experiment in trained(part) for recipe in recipes(experiment, part)
         )
     )
