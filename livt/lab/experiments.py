@@ -234,10 +234,11 @@ def seeds_of(experiment: str, suite: str) -> tuple[int, ...]:
     return SUITES[suite].seeds_of.get(experiment, SUITES[suite].seeds)
 
 
-def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None) -> list[Recipe]:
-    """Return an experiment's recipes: each arm with each seed, those of the suite if none are given."""
+def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> list[Recipe]:
+    """Return an experiment's recipes: each arm, or ``only`` some, with each seed, by default those of the suite."""
     chosen = seeds_of(experiment, suite) if seeds is None else seeds
-    return [replace(arm, seed=seed) for arm in arms(experiment, suite).values() for seed in chosen]
+    found = arms(experiment, suite)
+    return [replace(found[arm], seed=seed) for arm in found if not only or arm in only for seed in chosen]
 
 
 def trained(suite: str) -> tuple[str, ...]:
