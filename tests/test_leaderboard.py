@@ -14,7 +14,7 @@ from livt.rivals.methods import METHODS, method_of
 
 @pytest.fixture(scope="module")
 def board():
-    return arms("leaderboard", "smoke") | arms("leaderboard_compute", "smoke")
+    return arms("leaderboard", "smoke")
 
 
 def test_every_method_of_the_tables_is_on_it():
@@ -37,7 +37,7 @@ def test_no_two_arms_are_one_recipe_and_each_can_train(board):
 
 
 def test_at_equal_compute_all_cost_the_same_to_an_epoch():
-    found = arms("leaderboard", "digits") | arms("leaderboard_compute", "digits")
+    found = arms("leaderboard", "digits")
     ce = found["mgp/ce"]
     classes = classes_of(ce.data)
     step = flops_of("finetune", ce, classes)
@@ -57,5 +57,5 @@ def test_at_equal_compute_all_cost_the_same_to_an_epoch():
 
 
 def test_a_build_trains_it_only_where_a_suite_names_it():
-    assert set(ON_DEMAND) == {"leaderboard", "leaderboard_compute"}
+    assert set(ON_DEMAND) == {"leaderboard", "rivals"}
     assert not any(recipe.second or recipe.finetune.loss in ONE_STAGE for recipe in everything("smoke"))

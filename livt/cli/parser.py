@@ -147,6 +147,13 @@ def _add_reproduce(commands: Any, store: Parser, training: Parser) -> None:
     )
     sub.add_argument("experiment", nargs="+", choices=EXPERIMENTS, help="in the order to train them")
     sub.add_argument("--suite", choices=SUITES, default="digits", help="the data to train on (default: digits)")
+    sub.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="train this arm alone, such as mgp/ride of rivals; repeat it for more. The table has all that was trained",
+    )
     sub.add_argument("--profile", action=_Renamed, help=argparse.SUPPRESS)
     sub.add_argument("--seeds", default=None, help="comma-separated, such as 0,1,2 (default: those of the suite)")
     sub.add_argument("--jobs", type=int, default=None, help="runs side by side (default: one per GPU or CPU core)")

@@ -57,7 +57,7 @@ def reproduce(options: argparse.Namespace) -> int:
             "pretrain or finetune, or take --executor slurm"
         )
     from livt.lab.archive import export_runs
-    from livt.lab.experiments import recipes
+    from livt.lab.experiments import arms, recipes
     from livt.lab.failures import RunError
     from livt.lab.files import write_atomically
     from livt.lab.plan import TimeIsUp, usable_device
@@ -71,6 +71,10 @@ def reproduce(options: argparse.Namespace) -> int:
     picture = new_file("--figure", options.figure, (".svg", ".png", ".pdf")) if options.figure else None
     draw = _drawing() if picture else None
     seeds = None if options.seeds is None else seeds_of(options.seeds)
+    known = [arm for name in options.experiment for arm in arms(name, options.suite)] if options.arm else []
+    for arm in options.arm:
+        if arm not in known:
+            raise ValueError(f"--arm {arm!r} is no arm of {', '.join(options.experiment)}: {'; '.join(known)}")
     slurm = options.executor == "slurm"
     if slurm and options.jobs is not None:
         raise ValueError("--jobs is for --executor local: how many jobs run side by side, SLURM decides")
@@ -79,7 +83,9 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.minutes is not None and slurm:
         raise ValueError("--minutes is for --executor local: give jobs their limit by --slurm time=MINUTES")
     if options.dry_run:
-        wanted = dict.fromkeys(r for name in options.experiment for r in recipes(name, options.suite, seeds))
+        wanted = dict.fromkeys(
+            r for name in options.experiment for r in recipes(name, options.suite, seeds, options.arm)
+        )
         return _tell_costs([(s, r) for r in wanted for s in r.up_to(r.last_stage)], options)
     store = RunStore(options.runs, options.tensorboard)
     how: dict[str, Any] = {
@@ -94,7 +100,7 @@ def reproduce(options: argparse.Namespace) -> int:
     failure = None
     try:
         for name in options.experiment:
-            train_all(recipes(name, options.suite, seeds), store, **how)
+            train_all(recipes(name, options.suite, seeds, options.arm), store, **how)
     except TimeIsUp:
         kept = "the same command goes on from the last saved epochs"
         print(f"livt: the {options.minutes:g} minutes are over; {kept}", file=sys.stderr)

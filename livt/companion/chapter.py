@@ -3,7 +3,7 @@
 import ast
 import contextlib
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from livt.config import Recipe
 from livt.data.sets import Dataset, load_dataset
 from livt.lab import experiments
 from livt.lab.find import data_sets, find, starts
+from livt.lab.leaderboard import PAPER, rivals
 from livt.lab.results import curves, results
 from livt.lab.runs import Record, RunStore
 from livt.lab.suites import RENAMED, SUITES, Suite
@@ -92,7 +93,7 @@ class Chapter:
         return load_dataset(self.recipes(experiment)[0].data)
 
     def train(self, *names: str) -> None:
-        """Train what the run store lacks of some experiments, of those that a build of the suite trains."""
+        """Train what the run store lacks of some experiments, of those that a build trains on the suite."""
         own = experiments.trained(self.suite)
         wanted = [recipe for name in names if name in own for recipe in self.recipes(name)]
         train_all(wanted, self.store, jobs=self.parameters.jobs or None, device=self.device)
@@ -108,21 +109,21 @@ class Chapter:
         every = [self._panel(name, names) for name in (self.suite, *others)]
         return [panel for panel in every if panel.records]
 
-    def experiments(self, suite: str) -> tuple[str, ...]:
-        """Return the experiments that a build of a suite trains, and those on demand where a rival has a record."""
-        asked = [
-            r for r in experiments.recipes("leaderboard", suite) if r.finetune.loss not in experiments.PAPER_LOSSES
-        ]
-        return experiments.trained(suite) + (experiments.ON_DEMAND if find(asked, self.store) else ())
+    def _has_rivals(self, suite: str) -> bool:
+        """Whether a method of the leaderboard beside the paper's losses has a run; else its costs are not counted."""
+        found = rivals(SUITES[suite])
+        own = [recipe for arm, recipe in found.items() if arm.removeprefix("mgp/") not in PAPER]
+        seeds = experiments.seeds_of("rivals", suite)
+        return bool(find([replace(recipe, seed=seed) for recipe in own for seed in seeds], self.store))
 
     def _panel(self, suite: str, names: Iterable[str]) -> Panel:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
-        own_names = self.experiments(suite)
         for name in names:
-            if name in own_names:
+            if name in experiments.shown(suite) and (name not in experiments.ON_DEMAND or self._has_rivals(suite)):
                 arms |= experiments.arms(name, suite)
-                own = self.seeds if suite == self.suite else ()
+                trained = suite == self.suite and name in experiments.trained(suite)
+                own = self.seeds if trained else ()  # what the chapter does not train, it shows whole
                 wanted += experiments.recipes(name, suite, own or None)
         return Panel(suite, arms, tuple(find(dict.fromkeys(wanted), self.store).values()), self.store)
 

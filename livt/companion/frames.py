@@ -94,20 +94,19 @@ def ledger(
 
     ``found``: rows as from ``results`` for each experiment that was run on one suite; ``sizes``: that suite's model
     sizes, smallest first. Nothing but rows can change a verdict. The column ``Holm`` has the p-values adjusted for all
-    contrasts that were judged.
+    contrasts that were judged; a claim of many contrasts is a family of its own.
     """
-    judged = {}
+    judged, families = {}, dict[str, list[str]]()
     for claim in claims(sizes):
         runs = found.get(claim.experiment or "", pd.DataFrame(columns=COLUMNS))
         judged[claim.id] = judge(runs, claim.contrasts, chance=chance)
-    every = pd.concat([rows.p for rows in judged.values() if len(rows)]).dropna()
-    adjusted = iter(holm(every.tolist()))
-    verdicts = {}
-    for key, rows in judged.items():
-        if len(rows):
-            rows["Holm"] = [float("nan") if isnan(p) else next(adjusted) for p in rows.p]
-        verdicts[key] = overall(rows.verdict.tolist() if len(rows) else []), rows
-    return verdicts
+        if claim.contrasts:
+            families.setdefault(claim.id if claim.many else "", []).append(claim.id)
+    for members in families.values():
+        adjusted = iter(holm([p for key in members for p in judged[key].p.dropna()]))
+        for key in members:
+            judged[key]["Holm"] = [float("nan") if isnan(p) else next(adjusted) for p in judged[key].p]
+    return {key: (overall(rows.verdict.tolist() if len(rows) else []), rows) for key, rows in judged.items()}
 
 
 def first_epoch_above(curves: pd.DataFrame, accuracy: float) -> pd.DataFrame:

@@ -9,6 +9,7 @@ LOSS_NAMES = {"ce": "CE", "bal_ce": "Bal-CE", "bce": "BCE", "bal_bce": "Bal-BCE"
 
 TABLES = (
     "augmentation",
+    "cifar100_lt_rivals",
     "class_counts/imagenet_lt",
     "class_counts/inat18",
     "class_counts/places_lt",
@@ -33,6 +34,8 @@ def published(table: str) -> pd.DataFrame:
     """Return one of the published ``TABLES``, percentages as printed. Raises ValueError for an unknown name.
 
     Class counts and official logs are those of the released code (XuZhengzhuo/LiVT at 68546ef); epochs count from 0.
+    "cifar100_lt_rivals" is not the paper's: other methods on CIFAR-100-LT, imbalance factor 100, ResNet-32, each with
+    the repository that it is from.
 
     >>> published("table5_loss_by_model_size").query("model == 'ViT-Base' and loss == 'Bal-BCE'").accuracy.item()
     60.9

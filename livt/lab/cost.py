@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from livt.config import FinetuneConfig, Recipe
+from livt.config import Options, Recipe
 from livt.data.sets import Overview, check_stage, overview, steps_of
 from livt.lab.environment import device_name
 from livt.lab.runs import Record
@@ -63,14 +62,13 @@ def cost_of(stage: str, recipe: Recipe) -> Cost:
     check_stage(recipe, stage, total, found.in_files)
     classes = len(found.class_counts)
     model = _on_no_device(stage, recipe, classes)
-    parameters = sum(p.numel() for p in model.parameters())
     part = settings.batch_size // settings.accumulation_steps
     two, three = (_kept(recipe, stage, classes, n) for n in (2, 3))
     held = 0 if found.in_files else (total + found.evaluation_images) * 3 * data.size[0] * data.size[1]
     return Cost(
         stage=stage,
         found=found,
-        parameters=parameters,
+        parameters=parameters_of(stage, recipe, classes),
         flops=flops_of(stage, recipe, classes),
         steps_per_epoch=steps_of(total, settings.batch_size),
         epochs=settings.epochs,
@@ -89,30 +87,40 @@ def _on_no_device(stage: str, recipe: Recipe, classes: int) -> nn.Module:
         return STAGES[stage].model(recipe, classes).train(stage != "second")
 
 
+def parameters_of(stage: str, recipe: Recipe, classes: int) -> int:
+    """Return the parameters of a stage's model, those that it does not train among them."""
+    return _parameters(stage, _shape(stage, recipe), classes)
+
+
+@cache
+def _parameters(stage: str, recipe: Recipe, classes: int) -> int:
+    return sum(p.numel() for p in _on_no_device(stage, recipe, classes).parameters())
+
+
 def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
     """Return the floating-point operations of one image's step: matrix products and convolutions, there and back.
 
     What is not trained has no way back, and a second stage that learns nothing looks at its images once, if at all.
     """
-    return _flops_of(stage, _what_costs(recipe), classes)
+    return _flops(stage, _shape(stage, recipe), classes)
 
 
-def _what_costs(recipe: Recipe) -> Recipe:
-    """Return a recipe that costs as much at each step: most differ in what costs nothing, and each is counted once."""
+def _shape(stage: str, recipe: Recipe) -> Recipe:
+    """Return a recipe that has the same model and views in a stage, and nothing else of its own: those cost the same.
+
+    Costs are counted once for all of these.
+    """
     loss = loss_of(recipe.finetune)
-    kept: dict[str, Any] = {"loss": "ce"}
-    if loss.adapt is not None or loss.views > 1:
-        kept = {"loss": loss.name, "options": recipe.finetune.options}
-    first = FinetuneConfig(epochs=1, warmup_epochs=0, batch_size=2, base_lr=1, **kept)
-    second = recipe.second
-    if second is not None:
-        second = replace(second, epochs=1, warmup_epochs=0.0, base_lr=1.0, sampling="image")
-    images = replace(recipe.data, balanced=False, draw=0, evaluation="test")
-    return replace(recipe, seed=0, data=images, finetune=first, second=second)
+    plain = {"loss": "ce", "options": Options(), "tau": 1.0} if loss.adapt is None and loss.views == 1 else {}
+    same = {"sampling": "image", "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "weight_decay": 0.0}
+    finetune = replace(recipe.finetune, **same, **plain, epochs=1, warmup_epochs=0.0)
+    pretrain = recipe.pretrain if stage == "pretrain" else None
+    later = recipe.second if stage == "second" else None
+    return replace(recipe, seed=0, pretrain=pretrain, finetune=finetune, second=later)
 
 
 @cache
-def _flops_of(stage: str, recipe: Recipe, classes: int) -> int:
+def _flops(stage: str, recipe: Recipe, classes: int) -> int:
     if recipe.second is not None and stage == "second":
         method = method_of(recipe.second)
         if method.create is None and method.prepare is None:

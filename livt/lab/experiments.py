@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
-from livt.lab.leaderboard import methods
+from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -180,43 +180,6 @@ def controls(suite: Suite) -> dict[str, Recipe]:
     }
 
 
-def leaderboard(suite: Suite) -> dict[str, Recipe]:
-    """Every method from the suite's pretraining, with as many epochs of fine-tuning; keys: ``mgp/<method>``."""
-    return {f"mgp/{name}": recipe for name, recipe in methods(suite).items()}
-
-
-def leaderboard_compute(suite: Suite) -> dict[str, Recipe]:
-    """The methods at equal compute, with MGP and without.
-
-    Keys: ``equal compute/<method>``, of methods that cost more than CE: as many epochs fewer as make up for their
-    several views, experts or second stage. ``scratch/<method>``, of what trains in one stage: without MGP, and the
-    compute of both stages of MGP and CE.
-    """
-    # Costs need PyTorch.
-    from livt.data.sets import classes_of
-    from livt.lab.cost import flops_of
-
-    found = methods(suite)
-    ce, classes = found["ce"], classes_of(suite.main.data)
-    step, whole = flops_of("finetune", ce, classes), equal_compute_epochs(ce)
-    arms: dict[str, Recipe] = {}
-    for name, recipe in found.items():
-        own = flops_of("finetune", recipe, classes)
-        then = 0 if recipe.second is None else recipe.second.epochs * flops_of("second", recipe, classes)
-        epochs = _epochs_of(ce.finetune.epochs * step - then, own, ce)
-        if epochs != ce.finetune.epochs:
-            arms[f"equal compute/{name}"] = with_overrides(recipe, {"finetune.epochs": epochs})
-        if recipe.second is None:
-            longer = with_overrides(recipe, {"finetune.epochs": _epochs_of(whole * step, own, ce)})
-            arms[f"scratch/{name}"] = replace(longer, pretrain=None)
-    return arms
-
-
-def _epochs_of(budget: float, step: int, recipe: Recipe) -> int:
-    """Return how many epochs a budget of floating-point operations per image gives; more than the warm-up takes."""
-    return max(int(recipe.finetune.warmup_epochs) + 1, round(budget / step))
-
-
 EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "loss_ablation": loss_ablation,
     "model_size": model_size,
@@ -229,10 +192,10 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "paper_vs_code": paper_vs_code,
     "controls": controls,
     "leaderboard": leaderboard,
-    "leaderboard_compute": leaderboard_compute,
+    "rivals": rivals,
 }
-# What a build shows from promoted records, and trains only where a suite names it.
-ON_DEMAND = ("leaderboard", "leaderboard_compute")
+# What a build shows from the records that there are, and trains only where a suite names it.
+ON_DEMAND = ("leaderboard", "rivals")
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:
@@ -271,15 +234,21 @@ def seeds_of(experiment: str, suite: str) -> tuple[int, ...]:
     return SUITES[suite].seeds_of.get(experiment, SUITES[suite].seeds)
 
 
+def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> list[Recipe]:
+    """Return an experiment's recipes: each arm, or ``only`` some, with each seed, by default those of the suite."""
+    chosen = seeds_of(experiment, suite) if seeds is None else seeds
+    found = arms(experiment, suite)
+    return [replace(found[arm], seed=seed) for arm in found if not only or arm in only for seed in chosen]
+
+
 def trained(suite: str) -> tuple[str, ...]:
-    """Return the experiments that a build of the suite trains."""
+    """Return the names of the experiments that a build trains on a suite: its own, else all but those on demand."""
     return SUITES[suite].experiments or tuple(name for name in EXPERIMENTS if name not in ON_DEMAND)
 
 
-def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None) -> list[Recipe]:
-    """Return an experiment's recipes: each arm with each seed, those of the suite if none are given."""
-    chosen = seeds_of(experiment, suite) if seeds is None else seeds
-    return [replace(arm, seed=seed) for arm in arms(experiment, suite).values() for seed in chosen]
+def shown(suite: str) -> tuple[str, ...]:
+    """Return the names of the experiments that a page shows of a suite where there are records of them."""
+    return tuple(dict.fromkeys((*trained(suite), *ON_DEMAND)))
 
 
 def everything(suite: str) -> list[Recipe]:

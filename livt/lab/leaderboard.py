@@ -1,5 +1,6 @@
-"""The methods of the leaderboard: which there are, and what each changes of plain CE."""
+"""The leaderboard: every method on the same ViT, pretraining, images and budget."""
 
+from dataclasses import replace
 from typing import Any
 
 from livt.config import Recipe, with_overrides
@@ -23,8 +24,6 @@ ONE_STAGE = (
     "paco",
     "bcl",
 )
-# Those that take no soft targets train without mixing and smoothing.
-HARD = ("lade", "paco", "bcl")
 # What a second stage follows on, where that is not plain CE.
 FIRST: dict[str, dict[str, Any]] = {
     "crt": {},
@@ -47,13 +46,61 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sade, aggregated": {"finetune.loss": "sade", "second.method": "aggregation"},
 }
 
+# Of those, what takes no soft targets: where a suite mixes or smooths, they train without.
+HARD = ("lade", "paco", "bcl")
+UNMIXED: dict[str, Any] = {"finetune.mixup": 0.0, "finetune.cutmix": 0.0, "finetune.label_smoothing": 0.0}
+NAMES = (*PAPER, *ONE_STAGE, *FIRST, *SETTINGS)
+
 
 def methods(suite: Suite) -> dict[str, Recipe]:
-    """Return the recipe of each method with the options of its paper, from the suite's pretraining."""
+    """Return the recipe of each method with the options of its paper, from the suite's pretraining.
+
+    A method that takes no soft targets trains without mixup, cutmix and label smoothing where the suite has them.
+    """
     base = with_overrides(suite.main, {"finetune.loss": "ce"})
-    hard = {"finetune.mixup": 0.0, "finetune.cutmix": 0.0, "finetune.label_smoothing": 0.0}
-    changes: dict[str, dict[str, Any]] = {
-        loss: {"finetune.loss": loss} | (hard if loss in HARD else {}) for loss in (*PAPER, *ONE_STAGE)
-    }
+    changes: dict[str, dict[str, Any]] = {loss: {"finetune.loss": loss} for loss in (*PAPER, *ONE_STAGE)}
+    changes |= {loss: UNMIXED | {"finetune.loss": loss} for loss in HARD}
     changes |= {method: first | {"second.method": method} for method, first in FIRST.items()}
     return {name: with_overrides(base, change) for name, change in (changes | SETTINGS).items()}
+
+
+def rivals(suite: Suite) -> dict[str, Recipe]:
+    """Claim C11: every method from one MGP with equal epochs, the first of the leaderboard's three ways.
+
+    Keys: ``mgp/<method>``. No cost is counted for these.
+    """
+    return {f"mgp/{name}": recipe for name, recipe in methods(suite).items()}
+
+
+def leaderboard(suite: Suite) -> dict[str, Recipe]:
+    """Return every method in three ways: with equal epochs, at equal compute, and from scratch.
+
+    Keys: ``mgp/<method>``, the epochs of fine-tuning of the suite. ``equal compute/<method>``, of methods that cost
+    more: as many epochs fewer as make up for their several views, experts or second stage. ``scratch/<method>``, of
+    what trains in one stage: without MGP, and the compute of both stages of MGP and CE.
+    """
+    # Costs need PyTorch.
+    from livt.data.sets import classes_of
+    from livt.lab.cost import flops_of
+
+    found = methods(suite)
+    ce, classes = found["ce"], classes_of(suite.main.data)
+    step = flops_of("finetune", ce, classes)
+    arms = rivals(suite)
+    assert ce.pretrain is not None
+    whole = ce.finetune.epochs + round(ce.pretrain.epochs * flops_of("pretrain", ce, classes) / step)
+    for name, recipe in found.items():
+        own = flops_of("finetune", recipe, classes)
+        then = 0 if recipe.second is None else recipe.second.epochs * flops_of("second", recipe, classes)
+        epochs = _epochs(ce.finetune.epochs * step - then, own, ce)
+        if epochs != ce.finetune.epochs:
+            arms[f"equal compute/{name}"] = with_overrides(recipe, {"finetune.epochs": epochs})
+        if recipe.second is None:
+            longer = with_overrides(recipe, {"finetune.epochs": _epochs(whole * step, own, ce)})
+            arms[f"scratch/{name}"] = replace(longer, pretrain=None)
+    return arms
+
+
+def _epochs(budget: float, step: int, recipe: Recipe) -> int:
+    """Return how many epochs a budget of floating-point operations per image gives; more than the warm-up takes."""
+    return max(int(recipe.finetune.warmup_epochs) + 1, round(budget / step))

@@ -1,0 +1,36 @@
+"""The methods of the leaderboard as a page names them: their titles and families."""
+
+from livt.lab.leaderboard import FIRST
+from livt.losses import LOSSES
+from livt.rivals.methods import METHODS
+
+# Each method of the leaderboard by what it changes.
+FAMILIES = {
+    "no balancing": ("ce", "bce", "ce, mixup", "ce, weight decay x 10"),
+    "class priors": ("bal_ce", "bal_bce", "lade", "drw_bal_bce"),
+    "weights and margins": ("focal", "cb_ce", "ldam", "ldam_drw", "gcl", "causal"),
+    "sampling": ("ce, class sampling", "ce, square-root sampling"),
+    "second stage": ("crt", "lws", "tau_norm", "disalign", "mislas", "weight_balancing", "gcl, balanced head"),
+    "several experts": ("ride", "sade", "sade, aggregated", "ncl"),
+    "contrastive": ("paco", "bcl"),
+    "neighbours": ("class_means", "nearest_feature", "nearest_pixels"),
+}
+# LiVT's own loss, and that loss with a schedule of weights: no rivals of it.
+OWN = ("bal_bce", "drw_bal_bce")
+
+
+def family(method: str) -> str:
+    """Return the family of a method of the leaderboard, "other" for one that no family lists."""
+    return next((name for name, members in FAMILIES.items() if method in members), "other")
+
+
+def title(method: str) -> str:
+    """Return a method of the leaderboard as the book writes it.
+
+    >>> title("bal_ce"), title("crt"), title("ce, mixup")
+    ('Bal-CE', 'cRT', 'CE, mixup')
+    """
+    if method in FIRST:
+        return METHODS[method].title
+    loss, _, change = method.partition(", ")
+    return LOSSES[loss].title + (f", {change}" if change else "")

@@ -1,0 +1,240 @@
+"""The measured leaderboard: comparisons against SciPy and against sums by hand, and a page without any run."""
+
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from livt.companion import rivals
+from livt.companion.chapter import open_chapter
+from livt.companion.claims import claims
+from livt.companion.frames import ledger
+from livt.companion.methods import FAMILIES, OWN, family, title
+from livt.companion.plots.benchmarks import intervals
+from livt.companion.published import published
+from livt.companion.report import plain
+from livt.companion.statistics import rank_correlation, two_sided
+from livt.lab.leaderboard import HARD, NAMES
+from livt.lab.results import METRICS
+from livt.losses import LOSSES
+
+
+def frame(values, seeds=5, part=""):
+    """Return rows as from ``results``: each arm with an accuracy for each seed, its other metrics alike."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, **dict.fromkeys(METRICS, own[seed]), "part": part, "run": f"{arm}-{seed}"}
+            for arm, own in values.items()
+            for seed in range(min(seeds, len(own)))
+        ]
+    )
+
+
+NOISE = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
+OTHER = np.array([0.1, -0.3, 0.2, 0.2, -0.2])
+MEASURED = frame(
+    {
+        "mgp/ce": 80 + OTHER,
+        "mgp/bal_ce": 90 + NOISE,
+        "mgp/bal_bce": 90.05 + OTHER,
+        "mgp/ride": 92 + OTHER[::-1],
+        "mgp/focal": 79 + NOISE[::-1],
+        "mgp/crt": (91 + OTHER)[:2],
+        "scratch/ce": 70 + NOISE,
+    }
+)
+
+
+# ------------------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 2.5], [-3.0, 1.0, 0.5, -2.0], [4.0, -4.0]])
+def test_two_sided_is_scipys(values):
+    assert two_sided(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+def test_two_sided_of_equal_values_and_of_none():
+    assert (two_sided([1.0, 1.0]), two_sided([-1.0, -1.0]), two_sided([0.0, 0.0])) == (0.0, 0.0, 1.0)
+    assert np.isnan(two_sided([1.0]))
+
+
+def pairs(x, y):
+    """Kendall's tau-b by its definition, one pair after the other."""
+    both = [(np.sign(x[i] - x[j]), np.sign(y[i] - y[j])) for i in range(len(x)) for j in range(i)]
+    size = np.sqrt(sum(a != 0 for a, _ in both) * sum(b != 0 for _, b in both))
+    return sum(a * b for a, b in both) / size if size else np.nan
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1, 2, 3, 4], [1, 3, 2, 4]), ([5, 1, 1, 2, 9], [1, 2, 2, 7, 3]), ([1, 2, 3, 4], [4, 3, 2, 1])]
+)
+def test_rank_correlation_is_taus_definition_and_scipys(x, y):
+    found = rank_correlation(x, y)
+    assert found.tau == pytest.approx(pairs(x, y))
+    assert found.p == pytest.approx(stats.kendalltau(x, y).pvalue)
+    assert -1 <= found.low <= found.high <= 1
+    assert rank_correlation(x, y) == found, "the same numbers give the same interval"
+
+
+def test_the_bootstrap_interval_is_that_of_all_resamples():
+    """Of four pairs there are 256 draws: the interval is near the quantiles of all of them."""
+    x, y = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]
+    every = [pairs([x[i] for i in draw], [y[i] for i in draw]) for draw in product(range(4), repeat=4)]
+    low, high = np.nanquantile(every, (0.025, 0.975))
+    found = rank_correlation(x, y)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05)
+
+
+def test_few_pairs_have_no_interval():
+    assert np.isnan(rank_correlation([1.0], [2.0]).tau)
+    three = rank_correlation([1, 2, 3], [1, 2, 3])
+    assert three.tau == 1.0
+    assert np.isnan(three.low)
+    assert "too few" in rivals.agreement(three)
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [(range(12), "the orders agree"), (range(12)[::-1], "the orders disagree"), ([0, 1] * 6, "unrelated")],
+)
+def test_a_rank_correlation_in_words(y, said):
+    assert said in rivals.agreement(rank_correlation(range(12), list(y)))
+
+
+# ------------------------------------------------------------------------------------------------------ comparisons
+
+
+def test_gaps_are_paired_by_seed_and_corrected_over_methods():
+    table = rivals.gaps(MEASURED, "bal_ce").set_index("method")
+    assert table.index.tolist() == ["ride", "crt", "bal_bce", "ce", "focal"], "best first, the base left out"
+    values = {
+        "ride": 2 + OTHER[::-1] - NOISE,
+        "bal_bce": 0.05 + OTHER - NOISE,
+        "ce": -10 + OTHER - NOISE,
+        "focal": -11 + NOISE[::-1] - NOISE,
+    }
+    p = {}
+    for method, own in values.items():
+        test = stats.ttest_1samp(own, 0)
+        p[method] = test.pvalue
+        assert table["mean"][method] == pytest.approx(own.mean())
+        low, high = test.confidence_interval(0.95)
+        assert (table.low[method], table.high[method]) == pytest.approx((low, high))
+        assert table.p[method] == pytest.approx(test.pvalue)
+    smallest = min(p, key=p.get)
+    assert table.Holm[smallest] == pytest.approx(4 * p[smallest]), "two seeds of cRT are no test"
+    assert table.Holm.bal_bce == pytest.approx(p["bal_bce"])
+    assert table.told.to_dict() == {"ride": 1, "crt": 0, "bal_bce": 0, "ce": -1, "focal": -1}
+    said = rivals.counted(table.reset_index(), "bal_ce")
+    assert said == "1 methods are ahead of Bal-CE (RIDE), 2 behind, 2 not told apart"
+
+
+def test_a_gap_to_what_was_not_run_is_none():
+    assert rivals.gaps(MEASURED, "bal_ce", way="scratch").empty
+    assert rivals.gaps(MEASURED[MEASURED.arm != "mgp/bal_bce"], "bal_bce").empty
+
+
+def test_gains_are_over_ce_and_only_of_what_has_both():
+    found = rivals.gains(MEASURED).set_index("method")
+    assert sorted(found.index) == ["bal_ce", "crt", "focal"]
+    assert found.published.to_dict() == pytest.approx({"bal_ce": 4.7, "crt": 2.0, "focal": -1.1})
+    assert found.measured.bal_ce == pytest.approx(10.0)
+    assert found.measured.crt == pytest.approx(11.0), "over the seeds that both have"
+
+
+def test_published_gains_name_methods_of_the_leaderboard():
+    table = published("cifar100_lt_rivals")
+    assert set(table.method) - set(NAMES) == {"mdcs"}
+    assert table[table.source.str.contains("BagofTricks")].shape[0] == 9
+    assert table.set_index("method").accuracy.ce == 38.3
+
+
+def test_the_best_of_each_family_and_whom_it_is_told_apart_from():
+    best = rivals.best_of_families(MEASURED[MEASURED.arm != "mgp/crt"], "accuracy").set_index("family")
+    assert best.method.to_dict() == {
+        "several experts": "ride",
+        "class priors": "bal_bce",
+        "no balancing": "ce",
+        "weights and margins": "focal",
+    }
+    assert best.told.tolist() == [False, True, True, True]
+    assert rivals.best_of_families(MEASURED, "ece").family.iloc[0] == "weights and margins", "less ECE is better"
+    empty = MEASURED.assign(few=np.nan)
+    assert rivals.best_of_families(empty, "few").empty
+
+
+def test_the_figure_has_a_row_for_each_method_in_two_panels():
+    found = {base: rivals.gaps(MEASURED, base) for base in rivals.BASES}
+    names = {f"mgp/{method}": title(method) for method in rivals.methods(MEASURED, "mgp")}
+    figure = intervals(found, names)
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == list(names.values())
+    assert len(first.lines) == len(second.lines) == 1 + 2 * 5, "zero, and each interval with its mean"
+
+
+# ------------------------------------------------------------------------------------------------ names, C11, no runs
+
+
+def test_each_method_has_one_family_and_a_title():
+    listed = [method for members in FAMILIES.values() for method in members]
+    assert sorted(listed) == sorted(NAMES)
+    assert len({title(method) for method in NAMES}) == len(NAMES)
+    assert (title("nearest_pixels"), title("gcl, balanced head")) == ("1-NN, pixels", "GCL, balanced head")
+    assert family("one of tomorrow") == "other"
+
+
+def test_methods_without_mixing_are_those_that_take_no_soft_targets():
+    assert {name for name, loss in LOSSES.items() if not loss.soft and name in NAMES} == set(HARD)
+
+
+def test_c11_is_against_every_rival_and_a_family_of_its_own():
+    (claim,) = (claim for claim in claims() if claim.id == "C11")
+    against = {arm for contrast in claim.contrasts for arm, weight in contrast.weights.items() if weight < 0}
+    assert against == {f"mgp/{name}" for name in NAMES if name not in OWN}
+    assert all(contrast.floor == 0 and not contrast.published for contrast in claim.contrasts)
+    assert [c.id for c in claims() if c.many] == ["C11"]
+
+
+def test_c11_holds_only_ahead_of_all_and_changes_no_other_p_value():
+    ahead = {f"mgp/{name}": 80 + NOISE for name in NAMES} | {"mgp/bal_bce": 90 + OTHER}
+    rows = frame(ahead)
+    of_losses = frame({"ce": 80 + NOISE, "bce": 75 + OTHER, "bal_ce": 85 + OTHER, "bal_bce": 86 + NOISE})
+    alone = ledger({"loss_ablation": of_losses}, ("tiny", "base"))
+    both = ledger({"loss_ablation": of_losses, "rivals": rows}, ("tiny", "base"))
+    verdict, judged = both["C11"]
+    assert verdict == "direction holds"
+    assert judged.Holm.min() == pytest.approx(len(judged) * judged.p.min())
+    pd.testing.assert_frame_equal(both["C5"][1], alone["C5"][1])
+    for level, expected in ((90, "inconclusive"), (95, "not reproduced")):
+        found = ledger({"rivals": frame(ahead | {"mgp/ride": level + NOISE})}, ("tiny", "base"))
+        assert found["C11"][0] == expected
+    assert ledger({"rivals": rows[rows.arm != "mgp/ride"]}, ("tiny", "base"))["C11"][0] == "inconclusive"
+
+
+def test_the_verdict_in_words():
+    panel = SimpleNamespace(measured=MEASURED, suite=SimpleNamespace(sizes=("pico",)), chance=1.0)
+    said = rivals.verdict(panel)
+    assert "C11: " in said
+    assert "behind 1 (RIDE)" in said
+    assert "ahead of 2 (CE, Focal)" in said
+
+
+def test_without_a_run_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIVT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LIVT_RESULTS", str(tmp_path / "results"))
+    panels = open_chapter({"suite": "smoke"}).panels("leaderboard")
+    assert panels == []
+    for show in (rivals.tables, rivals.ahead, rivals.gain_table, rivals.family_table, rivals.crossings):
+        assert rivals.each(panels, show) == rivals.NOT_RUN
+    assert plain(rivals.NOT_RUN).count(".") == 1
+
+
+def test_what_is_on_demand_is_never_trained_by_a_chapter(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIVT_RUNS", str(tmp_path / "runs"))
+    trained = []
+    monkeypatch.setattr("livt.companion.chapter.train_all", lambda wanted, *args, **how: trained.extend(wanted))
+    open_chapter({"suite": "smoke"}).train("rivals", "leaderboard", "loss_ablation")
+    assert {recipe.finetune.loss for recipe in trained} == {"ce", "bal_ce", "bce", "bal_bce"}
