@@ -1,14 +1,13 @@
-"""What goes wrong while a run is trained, told to the user: what it was, and what to do."""
+"""What goes wrong while a run is trained, told to the user: what it was, and what to do.
+
+PyTorch is imported only where it is needed: ``data_prep`` writes its files by ``livt.lab.files`` and does without.
+"""
 
 import errno
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from livt import distributed
 
 
 class RunError(RuntimeError):
@@ -25,6 +24,8 @@ class Ended(KeyboardInterrupt):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell a failed allocation, on a GPU or the CPU, from other errors: PyTorch has one type for the GPU alone."""
+    import torch
+
     texts = ("DefaultCPUAllocator: ", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     found = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     return found or isinstance(error, MemoryError | torch.OutOfMemoryError)
@@ -45,6 +46,8 @@ def explained(error: BaseException, run_id: str, config: Mapping[str, Any]) -> R
 
     ``config``: the stage configuration of the run.
     """
+    from livt import distributed
+
     if distributed.is_lost(error):
         return RunError(
             f"another process that trains {run_id} has ended, as its own message says; the same command goes on from "
