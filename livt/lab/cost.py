@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,9 +112,11 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
     Costs are counted once for all of these.
     """
     loss = loss_of(recipe.finetune)
-    plain = {"loss": "ce", "options": Options(), "tau": 1.0} if loss.adapt is None and loss.views == 1 else {}
-    same = {"sampling": "image", "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "weight_decay": 0.0}
-    finetune = replace(recipe.finetune, **same, **plain, epochs=1, warmup_epochs=0.0)
+    plain: dict[str, Any] = (
+        {"loss": "ce", "options": Options(), "tau": 1.0} if loss.adapt is None and loss.views == 1 else {}
+    )
+    same: dict[str, Any] = {"sampling": "image", "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0}
+    finetune = replace(recipe.finetune, **same, **plain, weight_decay=0.0, epochs=1, warmup_epochs=0.0)
     pretrain = recipe.pretrain if stage == "pretrain" else None
     later = recipe.second if stage == "second" else None
     return replace(recipe, seed=0, pretrain=pretrain, finetune=finetune, second=later)

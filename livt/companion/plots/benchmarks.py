@@ -1,6 +1,7 @@
 """The figures of the leaderboards, the published and the measured."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,7 +45,7 @@ def leaderboards(boards: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 # Of a method beside another: ahead of it, behind it, not told apart; by colour, by shape and by what is filled.
-TOLD = {
+TOLD: dict[int, tuple[str, dict[str, Any]]] = {
     1: ("ahead", {"color": COLOURS["ce"], "marker": ">"}),
     -1: ("behind", {"color": COLOURS["bce"], "marker": "<"}),
     0: ("not told apart", {"color": "0.35", "marker": "o", "markerfacecolor": "white"}),
