@@ -101,7 +101,7 @@ def test_a_dry_run_leaves_out_what_is_in_the_store(tmp_path, capsys):
     ("change", "message"),
     [
         ("finetune.batch_size=4096", "batch_size 4096 exceeds the 305 training images"),
-        ("finetune.loss=focal", "finetune.loss 'focal' is not one of"),
+        ("finetune.loss=nothing", "finetune.loss 'nothing' is not one of"),
         ("finetune.augment.rand_augment=loud", "is no timm policy"),
     ],
 )

@@ -82,13 +82,13 @@ def leaderboard(suite: Suite) -> dict[str, Recipe]:
     # Costs need PyTorch.
     from livt.data.sets import classes_of
     from livt.lab.cost import flops_of
-    from livt.lab.experiments import equal_compute_epochs
 
     found = methods(suite)
     ce, classes = found["ce"], classes_of(suite.main.data)
     step = flops_of("finetune", ce, classes)
     arms = rivals(suite)
-    whole = equal_compute_epochs(ce)
+    before = 0 if ce.pretrain is None else ce.pretrain.epochs * flops_of("pretrain", ce, classes)
+    whole = ce.finetune.epochs + round(before / step)
     for name, recipe in found.items():
         own = flops_of("finetune", recipe, classes)
         then = 0 if recipe.second is None else recipe.second.epochs * flops_of("second", recipe, classes)
