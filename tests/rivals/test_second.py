@@ -362,7 +362,7 @@ def test_an_archive_brings_the_runs_before_it(tmp_path):
     other = RunStore(tmp_path / "other")
     assert all(import_runs(other, tmp_path / "runs.tar").values())
     assert other.load(record.id).result == record.result
-    equal, _ = retrain(record.id, other)
+    ((_, equal, _),) = retrain([record.id], other)
     assert equal
 
 
