@@ -581,7 +581,7 @@ def test_all_lines_are_printed(open_page):
 def test_without_scripts_the_static_figures_stand(open_page):
     page = open_page(java_script_enabled=False)
     images = page.locator(".livt-fallback img")
-    assert images.count() == 5
+    assert images.count() == 6
     for image in images.all():
         assert image.is_visible()
         assert image.bounding_box()["width"] > 300
