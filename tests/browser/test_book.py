@@ -28,7 +28,7 @@ from livt.lab.runs import RunStore
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Response, Route
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(2400)
 
 QUERY = "Bal-BCE"
 DESKTOP = {"width": 1280, "height": 844}
