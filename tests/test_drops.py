@@ -1,6 +1,5 @@
 """What the long tail costs a recipe, against loops over the records and against numbers written out."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,26 +7,10 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from livt.companion.chapter import Panel
 from livt.companion.drops import accuracies, budget, change_by_group, drop_of, settings_of
 from livt.lab import experiments
-from livt.lab.find import find
-from livt.lab.runs import RunStore
 
 ARMS = experiments.arms("recipes_lt_vs_balanced", "digits")
-
-
-@pytest.fixture(scope="module")
-def panel_of(tmp_path_factory):
-    """Return the panel of experiments on digit pairs, whose records are promoted."""
-
-    def panel_of(*names):
-        arms = {arm: recipe for name in names for arm, recipe in experiments.arms(name, "digits").items()}
-        wanted = [replace(recipe, seed=seed) for recipe in arms.values() for seed in (0, 1, 2)]
-        store = RunStore(tmp_path_factory.mktemp("runs"))
-        return Panel("digits", arms, tuple(find(dict.fromkeys(wanted), store).values()), store)
-
-    return panel_of
 
 
 def test_a_drop_is_balanced_minus_long_tailed(panel_of):

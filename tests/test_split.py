@@ -10,24 +10,7 @@ from bs4 import BeautifulSoup
 
 from livt.companion.anatomy import STAGES, STEPS, logits_of, parts_of, removed, split_of, steps
 from livt.companion.anatomy_tables import by_metric, by_start, said, split_column, split_tab, verdict
-from livt.companion.chapter import Panel
 from livt.companion.published import published
-from livt.lab import experiments
-from livt.lab.find import find
-from livt.lab.runs import RunStore
-
-
-@pytest.fixture(scope="module")
-def panel_of(tmp_path_factory):
-    """Return the panel of experiments on digit pairs, whose records are promoted."""
-
-    def panel_of(*names):
-        arms = {arm: recipe for name in names for arm, recipe in experiments.arms(name, "digits").items()}
-        wanted = [replace(recipe, seed=seed) for recipe in arms.values() for seed in (0, 1, 2)]
-        store = RunStore(tmp_path_factory.mktemp("runs"))
-        return Panel("digits", arms, tuple(find(dict.fromkeys(wanted), store).values()), store)
-
-    return panel_of
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from livt.config import Recipe
 from livt.data.sets import Dataset, load_dataset
 from livt.lab import experiments
 from livt.lab.find import data_sets, find, starts
-from livt.lab.leaderboard import PAPER, rivals
 from livt.lab.results import curves, results
 from livt.lab.runs import Record, RunStore
 from livt.lab.suites import RENAMED, SUITES, Suite
@@ -109,21 +108,24 @@ class Chapter:
         every = [self._panel(name, names) for name in (self.suite, *others)]
         return [panel for panel in every if panel.records]
 
-    def _has_rivals(self, suite: str) -> bool:
-        """Whether a method of the leaderboard beside the paper's losses has a run; else its costs are not counted."""
-        found = rivals(SUITES[suite])
-        own = [recipe for arm, recipe in found.items() if arm.removeprefix("mgp/") not in PAPER]
-        seeds = experiments.seeds_of("rivals", suite)
-        return bool(find([replace(recipe, seed=seed) for recipe in own for seed in seeds], self.store))
+    @cached_property
+    def _raced(self) -> frozenset[str]:
+        """Suites that have a run of the leaderboard beside the paper's losses: of others, its costs are not counted."""
+
+        def rivals(suite: str) -> list[Recipe]:
+            paper = experiments.arms("loss_ablation", suite).values()
+            return [recipe for recipe in experiments.recipes("rivals", suite) if replace(recipe, seed=0) not in paper]
+
+        return frozenset(suite for suite in SUITES if find(rivals(suite), self.store))
 
     def _panel(self, suite: str, names: Iterable[str]) -> Panel:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
         for name in names:
-            if name in experiments.shown(suite) and (name not in experiments.ON_DEMAND or self._has_rivals(suite)):
+            if name in experiments.shown(suite) and (name not in experiments.ON_DEMAND or suite in self._raced):
                 arms |= experiments.arms(name, suite)
-                trained = suite == self.suite and name in experiments.trained(suite)
-                own = self.seeds if trained else ()  # what the chapter does not train, it shows whole
+                trains = suite == self.suite and name in experiments.trained(suite)
+                own = self.seeds if trains else ()  # what the chapter does not train, it shows whole
                 wanted += experiments.recipes(name, suite, own or None)
         return Panel(suite, arms, tuple(find(dict.fromkeys(wanted), self.store).values()), self.store)
 

@@ -14,6 +14,7 @@ from livt.data.augment import random_shift
 from livt.data.sets import Dataset
 from livt.rivals.experts import Heads, expert_logits
 from livt.rivals.methods import METHODS, Look, Method, head_of, with_head
+from livt.rivals.options import require
 
 STOP_BELOW = 0.05  # an expert that has lost nearly all weight: going on would only silence it
 
@@ -88,8 +89,7 @@ def weighing(model: nn.Module, passes: float) -> nn.Module:
 
     Raises ValueError for a model without experts, and for a number of passes that is not a whole number of at least 1.
     """
-    if passes < 1 or passes != int(passes):
-        raise ValueError(f"second.options.passes must be a whole number of at least 1, not {passes:g}")
+    require(passes >= 1 and passes == int(passes), "passes", "must be a whole number of at least 1", passes, "second")
     heads = head_of(model)
     if not isinstance(heads, Heads):
         raise ValueError("its model has no experts to weigh")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from livt.longtail import class_priors
 from livt.losses import Criterion
 from livt.rivals.methods import METHODS, Method, WeightedCrossEntropy, head_of, widths_of, with_head
+from livt.rivals.options import require
 
 
 class Aligned(nn.Module):
@@ -42,8 +43,7 @@ def aligned(model: nn.Module, **options: float) -> nn.Module:
 
 def reweighted(class_counts: ArrayLike, rho: float) -> Criterion:
     """Return cross-entropy weighted by pi^-rho. Raises ValueError for a negative rho."""
-    if rho < 0:
-        raise ValueError(f"second.options.rho must not be negative, not {rho:g}")
+    require(rho >= 0, "rho", "must not be negative", rho, "second")
     return WeightedCrossEntropy(class_priors(class_counts) ** -rho)
 
 

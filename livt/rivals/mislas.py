@@ -17,6 +17,7 @@ from livt.longtail import check_class_counts
 from livt.losses import CrossEntropy
 from livt.rivals.lws import scaled
 from livt.rivals.methods import METHODS, Method, head_of, mean_over
+from livt.rivals.options import require
 
 
 class LabelAwareSmoothing(CrossEntropy):
@@ -30,10 +31,8 @@ class LabelAwareSmoothing(CrossEntropy):
     def __init__(self, class_counts: ArrayLike, head: float, tail: float, head_rate: float) -> None:
         super().__init__()
         for name, value in (("head", head), ("tail", tail)):
-            if not 0 <= value < 1:
-                raise ValueError(f"second.options.{name} must lie in [0, 1), not {value:g}")
-        if not 0 < head_rate <= 1:
-            raise ValueError(f"second.options.head_rate must lie in (0, 1], not {head_rate:g}")
+            require(0 <= value < 1, name, "must lie in [0, 1)", value, "second")
+        require(0 < head_rate <= 1, "head_rate", "must lie in (0, 1]", head_rate, "second")
         counts = check_class_counts(class_counts)
         place = (counts - counts.min()) / max(counts.max() - counts.min(), 1.0)
         self.smoothing = torch.from_numpy(tail + (head - tail) * np.sin(np.pi / 2 * place))

@@ -5,6 +5,9 @@ each training image by itself. Nothing is learned. Nearest class mean: Mensink e
 recognition, Kang et al., ICLR 2020, with unnormalized features (``un``) and squared distances as its repository has it.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -51,7 +54,7 @@ class OnPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, C] of images [B, 3, H, W]."""
-        return self.head(images.flatten(1))
+        return self.head(pixels_of(self, images))
 
 
 def on_features(model: nn.Module) -> nn.Module:
@@ -72,18 +75,18 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 def remember_means(model: nn.Module, data: Dataset, look: Look) -> None:
     """Give a model the mean feature of each class of the training images."""
-    found = class_means(look(lambda x: features_of(model, x), data.train), data.train.labels.cpu(), data.num_classes)
+    found = class_means(look(partial(features_of, model), data.train), data.train.labels.cpu(), data.num_classes)
     _head(model).remember(found, torch.arange(data.num_classes))
 
 
-def remember_features(model: nn.Module, data: Dataset, look: Look) -> None:
-    """Give a model the features of all training images."""
-    _head(model).remember(look(lambda x: features_of(model, x), data.train), data.train.labels)
+def remember_images(points: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, data: Dataset, look: Look) -> None:
+    """Give a model the points [N, D] of all training images."""
+    _head(model).remember(look(partial(points, model), data.train), data.train.labels)
 
 
-def remember_pixels(model: nn.Module, data: Dataset, look: Look) -> None:
-    """Give a model the pixels of all training images."""
-    _head(model).remember(look(lambda images: images.flatten(1), data.train), data.train.labels)
+def pixels_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the pixels [B, D] of images [B, 3, H, W]."""
+    return images.flatten(1)
 
 
 def _head(model: nn.Module) -> Nearest:
@@ -102,13 +105,13 @@ METHODS["nearest_feature"] = Method(
     title="1-NN, features",
     source="Cover and Hart, 1967",
     adapt=on_features,
-    prepare=remember_features,
+    prepare=partial(remember_images, features_of),
 )
 METHODS["nearest_pixels"] = Method(
     name="nearest_pixels",
     title="1-NN, pixels",
     source="Cover and Hart, 1967",
     adapt=on_pixels,
-    prepare=remember_pixels,
+    prepare=partial(remember_images, pixels_of),
     on_head=False,
 )

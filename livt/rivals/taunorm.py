@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from livt.rivals.methods import METHODS, Method, linear_head
+from livt.rivals.options import require
 
 
 @torch.no_grad()
@@ -17,8 +18,7 @@ def normalized(model: nn.Module, tau: float) -> nn.Module:
     tau 0 leaves the weights: the logits are those of the first stage without its bias. Raises ValueError for a negative
     tau, and for a head that is not linear.
     """
-    if tau < 0:
-        raise ValueError(f"second.options.tau must not be negative, not {tau:g}")
+    require(tau >= 0, "tau", "must not be negative", tau, "second")
     head = linear_head(model)
     norm = head.weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(head.weight.dtype).tiny)
     head.weight.div_(norm**tau)

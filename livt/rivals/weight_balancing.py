@@ -7,14 +7,14 @@ Section 4; ShadeAlsha/LTR-weight-balancing). The default section of a recipe has
 the first stage of the paper is trained with ``finetune.weight_decay`` 5e-3; both are those of AdamW here, of SGD there.
 """
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from livt.longtail import check_class_counts
 from livt.losses import Criterion
 from livt.rivals.methods import METHODS, Method, WeightedCrossEntropy, head_of, linear_head, with_head
+from livt.rivals.options import require
+from livt.rivals.weights import class_balanced_weights
 
 
 class Bounded(nn.Linear):
@@ -34,8 +34,7 @@ def bounded(model: nn.Module, max_norm: float, **options: float) -> nn.Module:
 
     Raises ValueError for a negative ``max_norm``, and for a head that is not linear.
     """
-    if max_norm < 0:
-        raise ValueError(f"second.options.max_norm must not be negative, not {max_norm:g}")
+    require(max_norm >= 0, "max_norm", "must not be negative", max_norm, "second")
     own = linear_head(model)
     head = Bounded(own.in_features, own.out_features)
     head.weight, head.bias = own.weight, own.bias
@@ -46,11 +45,7 @@ def bounded(model: nn.Module, max_norm: float, **options: float) -> nn.Module:
 
 def class_balanced(class_counts: ArrayLike, beta: float, **options: float) -> Criterion:
     """Return cross-entropy weighted by the effective number of images. Raises ValueError for beta outside [0, 1)."""
-    if not 0 <= beta < 1:
-        raise ValueError(f"second.options.beta must lie in [0, 1), not {beta:g}")
-    counts = check_class_counts(class_counts)
-    # The smallest class has beta^n nearest to 1: expm1 keeps its digits.
-    return WeightedCrossEntropy((1 - beta) / -np.expm1(counts * np.log(beta)) if beta else np.ones_like(counts))
+    return WeightedCrossEntropy(class_balanced_weights(class_counts, beta, "second").numpy())
 
 
 def shorten(model: nn.Module) -> None:

@@ -14,13 +14,13 @@ from livt.longtail import check_class_counts
 from livt.rivals.options import require
 
 
-def class_balanced_weights(class_counts: ArrayLike, beta: float) -> Tensor:
+def class_balanced_weights(class_counts: ArrayLike, beta: float, section: str = "finetune") -> Tensor:
     """Return weights float64 [C] in proportion to (1 - beta) / (1 - beta^n_c), with a sum of C.
 
     That is the inverse of the effective number of images (Cui et al., CVPR 2019, Eq. 2). Beta 0 gives all classes 1;
     towards 1, weights go to 1 / n_c. Raises ValueError for invalid counts, naming the class, or beta outside [0, 1).
     """
-    require(0 <= beta < 1, "beta", "must lie in [0, 1)", beta)
+    require(0 <= beta < 1, "beta", "must lie in [0, 1)", beta, section)
     counts = torch.from_numpy(check_class_counts(class_counts))
     log_beta = math.log(beta) if beta else -math.inf
     weights = -1 / torch.expm1(counts * log_beta)  # 1 - beta^n would lose the digits that few images differ in
