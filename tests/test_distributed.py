@@ -35,7 +35,7 @@ PARTS = ("pretrain.accumulation_steps=2", "finetune.accumulation_steps=2")
 def torchrun(*arguments: str, processes: int = 2, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += [f"--max-restarts={restarts}", "--monitor-interval=0.1", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def finetune(store: Path, settings: tuple[str, ...], *more: str) -> list[str]:

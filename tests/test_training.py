@@ -372,7 +372,7 @@ def test_a_compiled_model_trains_to_the_same_result_but_for_rounding(tmp_path):
     runs = []
     for compiled in (False, True):
         store = RunStore(tmp_path / str(compiled))
-        runs.append([train(stage, recipe, store, progress=False, engine=Engine(compile=compiled)) for stage in STAGES])
+        runs.append([train(stage, recipe, store, progress=False, engine=Engine(compile=compiled)) for stage in ("pretrain", "finetune")])
     for plain, compiled in zip(*runs, strict=True):
         for row, other in zip(plain.metrics, compiled.metrics, strict=True):
             assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
