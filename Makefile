@@ -6,6 +6,8 @@ MINUTES ?= 17
 GPU_PYTHON ?= .venv/bin/python
 BIN := .venv/bin
 STAMP := .venv/.installed
+# In the order of the files: the book comes first, as it takes longest.
+TESTS := --ignore tests/bench -n 2 --dist loadscope --no-loadscope-reorder
 export LIVT_DATA LIVT_RUNS
 
 ifdef PROFILE
@@ -13,7 +15,7 @@ $(error PROFILE is now SUITE: make book SUITE=$(if $(filter cpu,$(PROFILE)),digi
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install book pdf serve test test-slow check bench gpu clean
+.PHONY: help install book pdf serve test coverage test-slow check bench gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,8 +39,11 @@ serve: ## show the built book at http://127.0.0.1:PORT
 	@test -f book/_build/html/index.html || { echo 'make: the book is not built yet: run "make book" first' >&2; exit 1; }
 	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
 
-test: $(STAMP) ## all tests but the slow ones, with coverage
-	$(BIN)/python -m pytest --ignore tests/bench -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90
+test: $(STAMP) ## all tests but the slow ones
+	$(BIN)/python -m pytest $(TESTS)
+
+coverage: $(STAMP) ## the same, and which lines they reach; takes half as long again
+	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term --cov-fail-under=90
 
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -80,6 +80,7 @@ def test_two_processes_train_what_one_trains(tmp_path, where, monkeypatch):
     assert environment["processes"] == 2
 
 
+@pytest.mark.slow
 def test_only_the_leader_writes(tmp_path):
     out = torchrun(str(HERE / "worker_processes.py"), "forbidden", str(tmp_path))
     assert out.returncode == 0, out.stderr
@@ -88,6 +89,7 @@ def test_only_the_leader_writes(tmp_path):
     assert len(RunStore(tmp_path).ids()) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_run_goes_on(tmp_path):
     out = torchrun(str(HERE / "worker_processes.py"), "killed", str(tmp_path / "killed"), restarts=1)
     assert out.returncode == 0, out.stderr
@@ -100,6 +102,7 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(tmp_path):
             assert files[0].read_bytes() == files[1].read_bytes(), f"{run_id}/{name}"
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others(tmp_path):
     """They wait for it in an exchange, and torchrun for its end."""
     out = torchrun(str(HERE / "worker_processes.py"), "fails", str(tmp_path))

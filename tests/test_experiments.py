@@ -48,8 +48,15 @@ def test_the_ablation_differs_in_loss_and_seed_alone(suite):
     assert len({str(r.stage("pretrain")) for r in found}) == 2, "one pretraining per seed"
 
 
-@pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    ("experiment", "suite"),
+    [
+        # Of the leaderboard, the costs of two dozen methods are counted.
+        pytest.param(e, s, marks=pytest.mark.slow if e == "leaderboard" and s not in ("smoke", "photos") else ())
+        for e in EXPERIMENTS
+        for s in SUITES
+    ],
+)
 def test_arms_differ_and_have_one_seed(experiment, suite):
     found = arms(experiment, suite)
     if experiment == "resolution" and SUITES[suite].finer is None:
@@ -228,7 +235,7 @@ def _is_worker(pid: str) -> bool:
 
 
 @needs_proc
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_an_interrupted_experiment_leaves_no_process_and_resumes(tmp_path, how):
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke"]
     command += ["--seeds", "0,1,2", "--runs", str(tmp_path), "--jobs", "2", "--device", "cpu"]
@@ -356,6 +363,7 @@ def test_parameters_come_back_checked():
     [
         ({"sedes": [1]}, "unknown parameter sedes; this notebook takes suite, seeds, jobs, tau"),
         ({"suite": "huge"}, "suite = 'huge' is not one of smoke, digits"),
+        ({"profile": "cpu"}, "parameter profile is now suite: give suite=digits"),
         ({"seeds": "zero"}, r"seeds must be a list of different whole numbers, like \[0, 1\], not 'zero'"),
         ({"seeds": [0, 0]}, "seeds must be"),
         ({"seeds": [0.5]}, "seeds must be"),

@@ -218,7 +218,9 @@ def test_the_gpu_suite_keeps_its_runs():
     assert stages == ["8ce799ea15fb", "7ec5aed905bc"]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(e, marks=pytest.mark.slow if e == "leaderboard" else ()) for e in EXPERIMENTS]
+)
 def test_every_experiment_builds_at_the_scale_of_the_paper(experiment):
     found = arms(experiment, "paper")
     assert len(set(found.values())) == len(found)

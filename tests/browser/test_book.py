@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -28,6 +29,7 @@ from livt.lab.runs import RunStore
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Response, Route
 
+REPO = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(2400)
 
 QUERY = "Bal-BCE"
@@ -242,6 +244,32 @@ def test_the_book_builds_without_warnings(book_html: Path) -> None:
     """The fixture built it with -n -W --keep-going; these are its pages."""
     assert {f"{chapter}.html" for chapter in chapters()} <= set(pages_of(book_html))
     assert (book_html / "index.html").is_file()
+
+
+def test_the_chapters_show_what_their_notebooks_store(book_html: Path) -> None:
+    """The cells that nbval would compare: the book has run them with the same suite."""
+    executed = book_html.parents[1] / "notebooks"
+    if not executed.is_dir():
+        pytest.skip("a book built elsewhere: its notebooks are not beside it")
+    compared = 0
+    for source in sorted((REPO / "notebooks").glob("*.ipynb")):
+        stored, run = (code_cells(folder / source.name) for folder in (source.parent, executed))
+        assert len(stored) == len(run), source.name
+        for cell, again in zip(stored, run, strict=True):
+            if cell.source.startswith("# NBVAL_CHECK_OUTPUT"):
+                assert plain(again) == plain(cell), f"{source.name}: {cell.source[:200]}"
+                compared += 1
+    assert compared > 30
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def plain(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell has printed, and the plain text of each thing that it has shown."""
+    printed = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
+    return [printed, *(o.data.get("text/plain", "") for o in cell.outputs if "data" in o)]
 
 
 def test_the_book_is_small_enough_to_send(book_html: Path) -> None:
