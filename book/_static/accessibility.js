@@ -14,6 +14,10 @@
   document.addEventListener("DOMContentLoaded", () => {
     // The bibliography calls itself a list, but its entries are not list items.
     for (const list of document.querySelectorAll(".citation-list[role=list]")) list.removeAttribute("role");
+    // The arrows beside chapters that have pages below them have no name.
+    for (const arrow of document.querySelectorAll("summary:has(.toctree-toggle)")) {
+      arrow.setAttribute("aria-label", `Pages of ${arrow.closest("li").querySelector("a").textContent.trim()}`);
+    }
     reach();
     addEventListener("load", reach);
     addEventListener("resize", reach);

@@ -71,6 +71,8 @@ def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFr
     for run in records:
         about = run.environment
         used = {} if run.stage == "pretrain" else uses.get(replace(run.recipe, seed=0), {})
+        if not used and run.config["data"].get("evaluation") == "validation":
+            used = {"choice of settings": ["on validation images"]}
         if not used:
             ids: dict[str, set[str]] = {}
             for follower in starts.get(run.id, []):
