@@ -26,7 +26,7 @@ RULINGS = {
     "direction holds": "self-distillation gains more with diverse experts than without, and each part helps on average",
     "inconclusive": "the runs do not tell whether each part helps, and helps more beside the other",
     "not reproduced": "a part does harm on average, or helps less beside the other than without it",
-    "not run": "no arm has runs",
+    "not run": "not all of the four cells have runs",
 }
 NOT_RUN = (
     "<p>Not run: no run of this experiment has a record yet. "
@@ -71,7 +71,7 @@ def settings(suite: str) -> list[str]:
 
 def cost(suite: str) -> str:
     """Return in words what an image of MDCS costs in fine-tuning, beside one of a single classifier with one view."""
-    mdcs, plain = experiments.arms("mdcs", suite)["mdcs/both"], SUITES[suite].sweep
+    mdcs, plain = experiments.arms("mdcs", suite)["mdcs/both"], SUITES[suite].main
     classes = mdcs.data.num_classes
     ratio = flops_of("finetune", mdcs, classes) / flops_of("finetune", plain, classes)
     return f"{mdcs.data.name}, ViT {mdcs.model.size}: an image costs {ratio:.2f} times that of one view and one head"

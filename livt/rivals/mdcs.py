@@ -125,8 +125,9 @@ def _adapt(
     return experts
 
 
-# The hole is as large as in the repository, 16 of 32 pixels. Its other strong augmentation is AutoAugment's policy for
-# CIFAR, colours among it, in the place of which stand affine maps: as large as digits of 8 pixels bear.
+# In the repository the strong view is AutoAugment's policy for CIFAR, colours among it, and a hole of half of each
+# side. That is too much for digits of 8 pixels. Validation digit pairs, seed 100, 15 epochs, alike experts without
+# self-distillation, for distort and cutout: 63.8 with 0 and 0, 58.1 with 0.1 and 0.25, 46.0 with 0.15 and 0.5.
 LOSSES["mdcs"] = Loss(
     name="mdcs",
     title="MDCS",
@@ -142,8 +143,8 @@ LOSSES["mdcs"] = Loss(
         "confident": 1.0,
         "own_blocks": 1.0,
         "scale": 30.0,
-        "distort": 0.15,
-        "cutout": 0.5,
+        "distort": 0.1,
+        "cutout": 0.25,
     },
     adapt=_adapt,
     soft=False,
