@@ -118,7 +118,7 @@ def test_a_kept_table_stands_for_its_runs_and_no_others(panel, tmp_path, monkeyp
     monkeypatch.setenv("LIVT_RESULTS", str(tmp_path))
     elsewhere = replace(panel, store=RunStore(tmp_path / "none"))
     assert disagreement.spread(elsewhere).empty
-    assert mdcs.experts(elsewhere) == mdcs.differing(elsewhere) == mdcs.NO_WEIGHTS
+    assert mdcs.apart(elsewhere) == mdcs.NO_WEIGHTS
     path = disagreement.table_path("smoke")
     path.parent.mkdir()
     own = disagreement.spread(panel)
@@ -149,9 +149,11 @@ def test_the_page_shows_what_there_is(panel):
     assert "not all of the four cells have runs" in mdcs.verdict(panel)
     table = mdcs.accuracies(panel)
     assert table.count("data-terms") == 10
-    assert "λ = -0.5" in mdcs.experts(panel)
-    assert "+5.4" in mdcs.experts(panel)
-    assert "experts disagree" in mdcs.differing(panel)
+    alike = replace(panel, arms={name: arms("mdcs", "smoke")["mdcs/neither"] for name in panel.arms})
+    assert mdcs.experts_of(alike, "mdcs/both") == dict.fromkeys(EXPERTS, 1.0)
+    shown = mdcs.apart(panel)
+    for text in ("1, λ = -0.5", "2, λ = 1", "3, λ = 2.5", "+5.4", "experts disagree"):
+        assert text in shown
     for html in (mdcs.figure([panel]), mdcs.drawing()):
         assert html.startswith('<figure class="livt-figure"><img')
 

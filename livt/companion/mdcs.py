@@ -127,17 +127,20 @@ def confident(panel: Panel) -> str:
 # ---------------------------------------------------------------- how far experts and seeds differ
 
 
-def experts(panel: Panel) -> str:
-    """Return the accuracy of each expert by shot group and what self-distillation changes, as HTML tables."""
+def apart(panel: Panel) -> str:
+    """Return what single experts score, and how far experts and seeds differ, as HTML."""
     table = spread(panel)
-    if table.empty:
-        return NO_WEIGHTS
+    return NO_WEIGHTS if table.empty else _experts(panel, table) + _differing(panel, table)
+
+
+def _experts(panel: Panel, table: pd.DataFrame) -> str:
+    """Return the accuracy of each expert by shot group and what self-distillation changes."""
     groups = {"many": "many", "medium": "medium", "few": "few", "all": "all"}
     rows = {}
     for arm, own in table.groupby("arm", sort=False):
-        for name in EXPERTS:
-            lambdas = experts_of(panel, str(arm))
-            rows[str(arm).removeprefix("mdcs/"), f"λ = {lambdas[name]:g}"] = {
+        lambdas = experts_of(panel, str(arm))
+        for number, name in enumerate(EXPERTS, 1):
+            rows[str(arm).removeprefix("mdcs/"), f"{number}, λ = {lambdas[name]:g}"] = {
                 title: report.text(own[f"{name}_{group}"]) if f"{name}_{group}" in own else "-"
                 for group, title in groups.items()
             }
@@ -159,11 +162,8 @@ def experts_of(panel: Panel, arm: str) -> dict[str, float]:
     return {name: options[f"lambda_{name}"] for name in EXPERTS}
 
 
-def differing(panel: Panel) -> str:
-    """Return disagreement of experts, bias and variance over seeds by arm, and what each part changes, as HTML."""
-    table = spread(panel)
-    if table.empty:
-        return NO_WEIGHTS
+def _differing(panel: Panel, table: pd.DataFrame) -> str:
+    """Return disagreement of experts, bias and variance over seeds by arm, and what each part changes."""
     titles = {
         "disagreement": "experts disagree",
         "variance": "variance",
