@@ -23,6 +23,7 @@ CHAPTERS = {
     "calibration": "calibration",
     "convergence": "convergence",
     "loss_ablation": "the loss ablation",
+    "mdcs": "experts that disagree",
     "model_size": "model size",
     "recipes_lt_vs_balanced": "three recipes",
 }

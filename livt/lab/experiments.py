@@ -11,6 +11,7 @@ from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
 from livt.lab.leaderboard import leaderboard, rivals
+from livt.lab.mdcs import mdcs
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -193,9 +194,12 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "controls": controls,
     "leaderboard": leaderboard,
     "rivals": rivals,
+    "mdcs": mdcs,
 }
-# What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = ("leaderboard", "rivals")
+# What a build shows from the records that there are, and trains only where a suite names it. Of the first, what they
+# cost is counted, or they have runs of other experiments: they are shown only where a rival has a record.
+RACES = ("leaderboard", "rivals")
+ON_DEMAND = (*RACES, "mdcs")
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:

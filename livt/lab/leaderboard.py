@@ -24,6 +24,8 @@ ONE_STAGE = (
     "paco",
     "bcl",
 )
+# Losses that have an experiment of their own and are not on the leaderboard.
+NEIGHBOURS = ("mdcs",)
 # What a second stage follows on, where that is not plain CE.
 FIRST: dict[str, dict[str, Any]] = {
     "crt": {},

@@ -17,6 +17,7 @@ import livt.rivals.gcl
 import livt.rivals.lade
 import livt.rivals.ldam
 import livt.rivals.lws
+import livt.rivals.mdcs
 import livt.rivals.mislas
 import livt.rivals.ncl
 import livt.rivals.neighbours
