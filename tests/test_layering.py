@@ -24,7 +24,7 @@ FLOORS = (
     ),
     ("livt.data",),
     ("livt.evaluate", "livt.finetune", "livt.pretrain", "livt.probes"),
-    ("livt.rivals",),
+    ("livt.clustering", "livt.rivals"),
     ("livt.lab",),
     ("livt.companion",),
     ("livt.__main__", "livt.cli"),
