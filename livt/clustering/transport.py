@@ -29,7 +29,7 @@ class TransportError(ArithmeticError):
 class Plan:
     """A solution. q: mass of each image in each cluster, float64 [N, K]. potential: logarithms of the column scalings,
     [K + 1], the virtual cluster's last, to start a similar problem from. iterations: those of scaling, in all. error:
-    the sum of the rows' distances to 1/N before the last of them. values: the objective after each round of
+    the sum of the rows' distances to 1/N that was left. values: the objective after each round of
     majorisation, the first that of the start; empty without neighbours. settled: whether the rounds ended by tolerance.
     """
 
@@ -78,7 +78,10 @@ def transport(
         rows = 1 / (images * (kernel @ scale))  # [N]
         scale = (target / (kernel.T @ rows)) ** power * (potential * (power - 1)).exp()
         if iteration % EVERY == 0 or iteration == max_iterations:
-            error = (rows * (kernel @ scale) - 1 / images).abs().sum().item()
+            found = rows * (kernel @ scale)
+            if mass == 1:  # a common factor of all clusters is in no plan, and goes slowly where gamma is large
+                found /= found.sum()
+            error = (found - 1 / images).abs().sum().item()
             if error <= tolerance:
                 break
             if not scale.log().abs().max() < ABSORB:
@@ -91,9 +94,9 @@ def transport(
         )
     plan = kernel * scale
     plan /= images * plan.sum(1, keepdim=True)
-    found = torch.zeros(columns + (mass == 1), dtype=torch.float64, device=cost.device)
-    found[:columns] = potential + scale.log()
-    return Plan(q=plan[:, : columns - (mass < 1)], potential=found, iterations=iteration, error=error)
+    scaling = torch.zeros(columns + (mass == 1), dtype=torch.float64, device=cost.device)
+    scaling[:columns] = potential + scale.log()
+    return Plan(q=plan[:, : columns - (mass < 1)], potential=scaling, iterations=iteration, error=error)
 
 
 def regularised(

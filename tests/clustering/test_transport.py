@@ -135,7 +135,7 @@ def test_limits_lead_into_each_other():
     cost, _ = problem(20, 3)
     balanced, free = transport(cost, tolerance=1e-11), transport(cost, gamma=0.0, tolerance=1e-11)
     assert torch.allclose(transport(cost, gamma=1e3, tolerance=1e-7).q, balanced.q, atol=1e-4)
-    assert torch.allclose(transport(cost, mass=0.9999, gamma=1e2, tolerance=1e-6).q, balanced.q, atol=1e-3)
+    assert torch.allclose(transport(cost, mass=0.999, gamma=30.0, tolerance=1e-6).q, balanced.q, atol=5e-3)
     assert torch.allclose(free.q, torch.softmax(-cost / 0.1, 1) / 20)  # no cluster has a say in its mass
     uneven = transport(cost, gamma=0.5, tolerance=1e-11).q.sum(0).std()
     assert balanced.q.sum(0).std() < uneven < free.q.sum(0).std()
