@@ -25,6 +25,7 @@ CHAPTERS = {
     "loss_ablation": "the loss ablation",
     "model_size": "model size",
     "recipes_lt_vs_balanced": "three recipes",
+    "sp2ot": "clustering without labels",
 }
 
 
