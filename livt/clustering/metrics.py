@@ -43,12 +43,12 @@ def cluster_scores(clusters: ArrayLike, labels: ArrayLike, class_counts: ArrayLi
     own = (recall > 0.5) & (precision > 0.5)
     nmi = normalized_mutual_info_score(labels, clusters)
     return {
-        "accuracy": 100 * recall.mean(),
-        "image_accuracy": 100 * right.sum() / counts.sum(),
-        **{group: 100 * recall[groups == group].mean() if (groups == group).any() else None for group in GROUPS},
+        "accuracy": 100 * float(recall.mean()),
+        "image_accuracy": 100 * float(right.sum() / counts.sum()),
+        **{group: 100 * float(recall[groups == group].mean()) if (groups == group).any() else None for group in GROUPS},
         "nmi": 100 * min(max(float(nmi), 0.0), 1.0),
-        "f1": 100 * (2 * right / (counts + held)).mean(),
-        "survivors": 100 * own[small].mean() if small.any() else None,
+        "f1": 100 * float((2 * right / (counts + held)).mean()),
+        "survivors": 100 * float(own[small].mean()) if small.any() else None,
         "per_class": (100 * recall).tolist(),
         "sizes": sizes.tolist(),
         "matching": matching.tolist(),
