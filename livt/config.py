@@ -54,7 +54,12 @@ RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]] | None] = {
 }
 # stage: the stages that it starts from, where a recipe has them. A stage has the name of its section of the recipe;
 # ``livt.lab.stages`` says how each is trained.
-STAGES: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ("pretrain",), "second": ("finetune",)}
+STAGES: dict[str, tuple[str, ...]] = {
+    "pretrain": (),
+    "finetune": ("pretrain",),
+    "second": ("finetune",),
+    "cluster": ("pretrain",),
+}
 # method of a second stage: what its default section has other than 10 epochs on each image in turn, by its paper
 SECOND_SETTINGS: dict[str, dict[str, Any]] = {
     "crt": {"sampling": "class"},
@@ -431,9 +436,34 @@ class SecondConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterConfig(StageConfig):
+    """Clustering of the pretrained features without labels, into as many clusters as there are classes.
+
+    ``method`` is a name of ``livt.clustering.methods.METHODS``, where it is looked up before anything trains; one that
+    learns nothing has one epoch. The features stay as they are, so nothing is augmented. ``tokens``: "mean" clusters
+    the mean patch token of an image, "all" its tokens behind one another, which know where in the image something is.
+    ``temperature`` divides the cosines between features and prototypes. ``options``: parameters of the method by name,
+    where they are not those of its paper.
+    """
+
+    method: str
+    beta2: float = 0.99
+    tokens: str = "mean"
+    temperature: float = 0.1
+    options: Options = since(2, Options())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.augment == AugmentConfig(), "cluster.augment must be off: features are computed once")
+        _require(self.tokens in ("mean", "all"), f"cluster.tokens must be 'mean' or 'all', not {self.tokens!r}")
+        _require(self.temperature > 0, f"cluster.temperature must be positive, not {self.temperature:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(_Section):
     """Everything that decides a result, apart from the images themselves. ``pretrain`` None trains from scratch;
-    ``second`` None ends with the fine-tuned classifier.
+    ``second`` None ends with the fine-tuned classifier; with ``cluster`` the result is that of clustering the
+    pretrained features, and no classifier is fine-tuned for it.
     """
 
     data: DataConfig
@@ -441,6 +471,7 @@ class Recipe(_Section):
     pretrain: PretrainConfig | None
     finetune: FinetuneConfig
     second: SecondConfig | None = since(2, None)
+    cluster: ClusterConfig | None = since(2, None)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -455,6 +486,7 @@ class Recipe(_Section):
             ("pretrain", self.pretrain, self.pretrain_data.size),
             ("finetune", self.finetune, self.data.size),
             ("second", self.second, self.data.size),
+            ("cluster", self.cluster, self.data.size),
         ):
             height, width = size
             _require(
@@ -470,6 +502,9 @@ class Recipe(_Section):
             _require(
                 shift < min(height, width), f"{name}.augment.shift {shift} moves the image ({height} x {width}) away"
             )
+        _require(
+            self.cluster is None or self.pretrain is not None, "cluster needs pretrain, whose features it clusters"
+        )
         if self.pretrain is not None:
             height, width = self.pretrain_data.size
             patches = height // patch * (width // patch)
@@ -543,14 +578,20 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """Return the recipe with values set by dotted path, such as ``{"finetune.tau": 1.05}``.
 
     A string is read as JSON where that gives the field's type. In a recipe without a second stage, ``second.method``
-    brings one, with the settings of its fine-tuning and of the method's paper (:func:`second_settings`). Unknown paths,
-    wrong types and impossible values are a ValueError that names the path.
+    brings one, with the settings of its fine-tuning and of the method's paper (:func:`second_settings`), and so does
+    ``cluster.method`` (:func:`cluster_settings`). Unknown paths, wrong types and impossible values are a ValueError
+    that names the path.
     """
-    later = {path: value for path, value in overrides.items() if path.startswith("second.")}
+    later = {path: value for path, value in overrides.items() if path.startswith(("second.", "cluster."))}
     values = overridden(recipe.to_dict(), {path: overrides[path] for path in overrides if path not in later})
-    if later and values["second"] is None:
-        _require("second.method" in later, f"{next(iter(later))}: this recipe has no second stage: set second.method")
-        values["second"] = second_settings(values["finetune"], str(later["second.method"]))
+    for path in later:
+        name = path.partition(".")[0]
+        if values[name] is None:
+            method = later.get(f"{name}.method")
+            kind = {"second": "second stage", "cluster": "clustering"}[name]
+            _require(method is not None, f"{path}: this recipe has no {kind}: set {name}.method")
+            second = name == "second"
+            values[name] = second_settings(values["finetune"], str(method)) if second else cluster_settings(str(method))
     overridden(values, later)
     try:
         return Recipe.from_dict(values)
@@ -566,6 +607,13 @@ def second_settings(finetune: Mapping[str, Any], method: str) -> dict[str, Any]:
     shared = copy.deepcopy({field.name: finetune[field.name] for field in dataclasses.fields(StageConfig)})
     usual = {"epochs": 10, "warmup_epochs": 0.0, "method": method, "sampling": "image", "options": {}}
     return shared | usual | SECOND_SETTINGS.get(method, {})
+
+
+def cluster_settings(method: str) -> dict[str, Any]:
+    """Return the default section of clustering, as JSON values: 50 epochs as the paper, one of a method of one step."""
+    epochs = 1 if method == "k_means" else 50
+    section = ClusterConfig(method=method, epochs=epochs, warmup_epochs=0.0, batch_size=64, base_lr=0.02)
+    return section.to_dict() | {"weight_decay": 0.0}
 
 
 def overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,7 @@ FIGURES = {
     "count-explorer": interactive.count_explorer,
     "anatomy-explorer": anatomy,
     "mae-stepper": stepper,
+    "mass-explorer": interactive.mass_explorer,
     "proof": lambda: proof(("name", "x", "reason", True)),
 }
 

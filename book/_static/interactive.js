@@ -1057,6 +1057,80 @@
     return render;
   }
 
+  // ----------------------------------------------------------------------------------------- clusters that fill
+
+  function massExplorer(root, data) {
+    const COLOURS = ["ce", "bal_bce", "bce", "bal_ce"];
+    const clusters = range(data.shares.length);
+    const methods = Object.keys(data.methods);
+    const state = { method: data.shown, stop: 0 };
+    const controls = add(root, "div", { class: "livt-controls" });
+    const pick = { name: "method", label: "Labels by", options: methods, value: state.method };
+    select(controls, pick, (method) => {
+      state.method = method;
+      render();
+    });
+    const last = data.stops.length - 1;
+    const mass = slider(controls, { name: "mass", label: "Mass ρ", min: 0, max: last, value: 0 }, (stop) => {
+      state.stop = stop;
+      render();
+    });
+    const textOf = (rho, taken, right, fills) =>
+      `At ρ = ${fixed(rho)}, ${taken} of ${data.points.length} points are labelled by more than half, ${right} of them ` +
+      `as their group. Of all mass the clusters hold ${fills.map((v) => `${fixed(100 * v, 1)} %`).join(", ")}.`;
+    const summary = liveText(root, textOf(0.88, 888, 888, clusters.map(() => 0.888)));
+    const charts = add(root, "div", { class: "livt-charts" });
+    const scatter = chartBox(charts, "Points and prototypes (diamonds); filled as far as labelled");
+    const key = [{ text: "the group's true share", style: "livt-line-mark", dash: DASHED }];
+    const bars = chartBox(charts, "How full the clusters are", key);
+
+    function drawPoints(plot, sx, sy, labels, weights) {
+      data.points.forEach(([x, y], i) => {
+        const own = { class: `livt-bar livt-${COLOURS[labels[i]]}`, cx: sx(x), cy: sy(y), r: 5 };
+        add(plot, "circle", { ...own, "fill-opacity": weights[i] });
+      });
+      data.prototypes.forEach(([x, y], k) => {
+        const [cx, cy] = [sx(x), sy(y)];
+        add(plot, "path", { class: `livt-bar livt-${COLOURS[k]}`, d: `M${cx} ${cy - 9}l9 9l-9 9l-9-9z` });
+        add(plot, "text", { class: "livt-halo", x: cx, y: cy - 13, "text-anchor": "middle" }, String(k + 1));
+      });
+    }
+
+    function drawBars(plot, sx, sy, fills) {
+      const half = (sx(2) - sx(1)) * 0.32;
+      for (const k of clusters) {
+        const [x, y] = [sx(k + 1) - half, sy(fills[k])];
+        add(plot, "rect", { class: `livt-bar livt-${COLOURS[k]}`, x, y, width: 2 * half, height: sy(0) - y });
+        line(plot, `M${x - 4} ${sy(data.shares[k])}h${2 * half + 8}`, "", DASHED);
+      }
+    }
+
+    function render() {
+      const { fills, labels, weights } = data.methods[state.method];
+      const [fill, label, weight] = [fills, labels, weights].map((values) => values[state.stop]);
+      const rho = data.stops[state.stop];
+      const taken = range(label.length).filter((i) => weight[i] > 0.5);
+      const right = taken.filter((i) => label[i] === data.groups[i]).length;
+      mass.set(state.stop, rho, fixed(rho));
+      summary.textContent = textOf(rho, taken.length, right, fill);
+      const [xs, ys] = [0, 1].map((axis) => data.points.map((point) => point[axis]));
+      const span = (values) => ({ min: Math.floor(Math.min(...values)), max: Math.ceil(Math.max(...values)) });
+      chart(scatter, {
+        x: { label: "first feature", ...span(xs) },
+        y: { label: "second feature", ...span(ys) },
+        label: `${taken.length} of ${label.length} points are labelled, ${right} of them as their group.`,
+        draw: (plot, sx, sy) => drawPoints(plot, sx, sy, label, weight),
+      });
+      chart(bars, {
+        x: { label: "cluster", min: 0.4, max: clusters.length + 0.6, ticks: clusters.map((k) => k + 1) },
+        y: { label: "share of all mass", min: 0, max: 0.6 },
+        label: `Shares of all mass: ${fill.map((v, k) => `cluster ${k + 1} ${fixed(100 * v, 1)} percent`).join(", ")}.`,
+        draw: (plot, sx, sy) => drawBars(plot, sx, sy, fill),
+      });
+    }
+    return render;
+  }
+
   // ---------------------------------------------------------------------------------------------------- proof
 
   function proofSteps(root, data) {
@@ -1207,6 +1281,7 @@
     "count-explorer": countExplorer,
     proof: proofSteps,
     "anatomy-explorer": anatomyExplorer,
+    "mass-explorer": massExplorer,
   };
 
   function start() {

@@ -45,6 +45,7 @@ def build_parser() -> Parser:
     stages = {
         "pretrain": "MGP: train a masked autoencoder",
         "finetune": "BFT: train a classifier",
+        "cluster": "cluster pretrained features without labels, such as --set cluster.method=sp2ot",
         "second": "train a second stage on a classifier, such as --set second.method=crt",
     }
     for stage, text in stages.items():

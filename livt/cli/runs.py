@@ -183,7 +183,7 @@ def _describe(row: Mapping[str, Any]) -> str:
     config = row["config"]
     what = f"{config['data']['name']}, {config['model']['size']}, seed {config['seed']}"
     loss = f", {config['finetune']['loss']}" if "finetune" in config else ""
-    method = f", {config['second']['method']}" if "second" in config else ""
+    method = "".join(f", {config[stage]['method']}" for stage in ("second", "cluster") if stage in config)
     return f"{row['id']}  {what}{loss}{method}: {outcome(row['result'])}"
 
 

@@ -15,7 +15,7 @@ def outcome(result: Mapping[str, Any]) -> str:
 
 def scores(result: Mapping[str, Any]) -> str:
     """Return the scores of a classifier in a line."""
-    return ", ".join(f"{name} {score(result[name])}" for name in SCORES)
+    return ", ".join(f"{name} {score(result[name])}" for name in SCORES if name in result)
 
 
 def score(value: float | None) -> str:

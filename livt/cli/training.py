@@ -18,6 +18,8 @@ def train(options: argparse.Namespace) -> int:
     last = options.command
     if last == "second" and recipe.second is None:
         raise ValueError(f"{options.recipe} has no second stage: give it one, such as --set second.method=crt")
+    if last == "cluster" and recipe.cluster is None:
+        raise ValueError(f"{options.recipe} clusters nothing: give it a method, such as --set cluster.method=sp2ot")
     if options.dry_run:
         return _tell_costs([(stage, recipe) for stage in recipe.up_to(last)], options)
 
@@ -139,6 +141,7 @@ def _tell_costs(wanted: Sequence[tuple[str, Recipe]], options: argparse.Namespac
     """Print what stages would take that the run store lacks, those that cost the same together."""
     import torch
 
+    from livt.clustering import methods as clustering
     from livt.lab.cost import Cost, cost_of, hours, speed_of
     from livt.lab.files import key_of
     from livt.lab.plan import usable_device
@@ -156,6 +159,8 @@ def _tell_costs(wanted: Sequence[tuple[str, Recipe]], options: argparse.Namespac
         loss_of(recipe.finetune)
         if recipe.second is not None:
             method_of(recipe.second)
+        if recipe.cluster is not None:
+            clustering.method_of(recipe.cluster)
         key = key_of(recipe.stage(stage))
         if key in seen or key in finished:
             ready += key in finished and key not in seen

@@ -122,7 +122,7 @@ class Chapter:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
         for name in names:
-            if name in experiments.shown(suite) and (name not in experiments.RACES or suite in self._raced):
+            if name in experiments.shown(suite) and (name not in experiments.COUNTED or suite in self._raced):
                 arms |= experiments.arms(name, suite)
                 trains = suite == self.suite and name in experiments.trained(suite)
                 own = self.seeds if trains else ()  # what the chapter does not train, it shows whole

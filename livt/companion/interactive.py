@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from livt.companion.clustering import STOPS, FillingProblem, fill, filling_problem
 from livt.companion.plots import interactive as still
 from livt.companion.plots import static_image
+from livt.companion.plots.sp2ot import filling_curves
 from livt.longtail import check_class_counts, exponential_counts
 from livt.losses import (
     BalancedBinaryCrossEntropy,
@@ -250,6 +252,40 @@ def mae_stepper(
     )
     fallback = static_image(still.masked(image, mask, predicted[shown]), alt)
     return _figure("mae-stepper", "A masked autoencoder, step by step", data, fallback)
+
+
+def mass_explorer(problem: FillingProblem | None = None, shown: str = "SP2OT") -> str:
+    """Return the figure in which the mass grows and clusters fill, each stop a solution of the real solver.
+
+    problem: points in the plane, None for that of ``livt.companion.clustering``. shown: the way of labelling that comes
+    first. Raises ValueError for one that is not there, or for more than four clusters.
+    """
+    problem = filling_problem() if problem is None else problem
+    if len(problem.prototypes) > 4:
+        raise ValueError(f"the figure has four colours, not {len(problem.prototypes)}")
+    found = fill(problem)
+    if shown not in found:
+        raise ValueError(f"shown {shown!r} is not one of {', '.join(found)}")
+    methods = {
+        name: {
+            "labels": [plan.argmax(1).tolist() for plan in plans],
+            "weights": [(plan.sum(1) * len(plan)).clip(0, 1).round(2).tolist() for plan in plans],
+            "fills": [plan.sum(0).round(4).tolist() for plan in plans],
+        }
+        for name, plans in found.items()
+    }
+    data = {
+        "points": problem.points.round(3).tolist(),
+        "groups": problem.groups.tolist(),
+        "prototypes": problem.prototypes.round(3).tolist(),
+        "shares": (np.bincount(problem.groups) / len(problem.groups)).round(4).tolist(),
+        "stops": list(STOPS),
+        "methods": methods,
+        "shown": shown,
+    }
+    alt = "How full the clusters of four groups, 60 to 6 points, are as the mass grows, by three ways to label them."
+    fallback = static_image(filling_curves(STOPS, found), alt)
+    return _figure("mass-explorer", "Clusters fill as the mass grows", data, fallback)
 
 
 def proof(title: str, steps: Sequence[tuple[str, str, str, bool | str]]) -> str:

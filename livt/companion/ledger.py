@@ -26,6 +26,7 @@ CHAPTERS = {
     "mdcs": "experts that disagree",
     "model_size": "model size",
     "recipes_lt_vs_balanced": "three recipes",
+    "sp2ot": "clustering without labels",
 }
 
 

@@ -4,14 +4,14 @@ Functions of records and frames that return HTML or frames; nothing here trains 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from typing import Any
 
 import pandas as pd
 
-from livt.config import Recipe, second_settings
+from livt.config import Recipe, cluster_settings, second_settings
 from livt.lab.files import flat
+from livt.lab.results import told
 from livt.lab.runs import Record
 
 CURVE = ("train_loss", "accuracy", "many", "medium", "few", "ece")
@@ -32,12 +32,16 @@ def settings(recipe: Recipe, stage: str = "finetune") -> dict[str, Any]:
 def differences(recipe: Recipe, base: Recipe, stage: str = "finetune") -> str:
     """Return the settings in which a recipe differs from another, as text; "none" stands for a missing value.
 
-    Of a second stage that the other lacks, its method is told, and what differs from the method's default section.
+    Of a second stage or a clustering that the other lacks, its method is told, and what differs from the method's
+    default section.
     """
     own, other = settings(recipe, stage), settings(base, stage if getattr(base, stage) else base.last_stage)
     if stage == "second" and recipe.second is not None and base.second is None:
         usual = second_settings(recipe.finetune.to_dict(), recipe.second.method)
         other |= {key: value for key, value in flat({"second": usual}) if key != "second.method"}
+    if stage == "cluster" and recipe.cluster is not None:
+        usual = cluster_settings(recipe.cluster.method)
+        other |= {key: value for key, value in flat({"cluster": usual}) if key != "cluster.method"}
     if recipe.pretrain is None:
         other = {key: value for key, value in other.items() if not key.startswith("pretrain.")}
     changed = {key: value for key, value in own.items() if key not in other or other[key] != value}
@@ -53,7 +57,7 @@ def owners(arms: Arms) -> dict[Recipe, dict[str, list[str]]]:
     found: dict[Recipe, dict[str, list[str]]] = {}
     for experiment, recipes in arms.items():
         for arm, recipe in recipes.items():
-            found.setdefault(replace(recipe, seed=0), {}).setdefault(experiment, []).append(arm)
+            found.setdefault(told(recipe), {}).setdefault(experiment, []).append(arm)
     return found
 
 
@@ -70,13 +74,13 @@ def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFr
     rows = []
     for run in records:
         about = run.environment
-        used = {} if run.stage == "pretrain" else uses.get(replace(run.recipe, seed=0), {})
+        used = {} if run.stage == "pretrain" else uses.get(told(run.recipe), {})
         if not used and run.config["data"].get("evaluation") == "validation":
             used = {"choice of settings": ["on validation images"]}
         if not used:
             ids: dict[str, set[str]] = {}
             for follower in starts.get(run.id, []):
-                for experiment in uses.get(replace(follower.recipe, seed=0), {}):
+                for experiment in uses.get(told(follower.recipe), {}):
                     ids.setdefault(experiment, set()).add(follower.id)
             used = {experiment: [f"start of {len(own)}"] for experiment, own in ids.items()}
         recipe = next((r.recipe for r in (run, *starts.get(run.id, [])) if r.stage != "pretrain"), None)

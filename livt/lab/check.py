@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from livt import rivals  # noqa: F401  its losses and second stages are part of the tables
+from livt.clustering import methods as clustering
 from livt.config import RUN_FORMAT, STAGES, Recipe
 from livt.lab.recipes import smoke
 from livt.losses import loss_of
@@ -66,6 +67,8 @@ _DIGEST = _Kind("a digest", lambda value: isinstance(value, str) and re.fullmatc
 _GROUPS = {group: _or_null(_PERCENT) for group in ("many", "medium", "few")}  # null: a group without classes
 _SCORES = {"accuracy": _PERCENT, "ece": _PERCENT, "mce": _PERCENT, **_GROUPS}
 _EPOCH = {"epoch": _whole(1), "lr": _AMOUNT, "train_loss": _LOSS}
+_CLUSTERS = {"accuracy": _PERCENT, **_GROUPS, **dict.fromkeys(("image_accuracy", "nmi", "f1"), _PERCENT)}
+_CLUSTERS |= {"survivors": _or_null(_PERCENT), "sizes": _list(_whole(0))}  # null: no class is smaller than another
 _PROBES = {
     f"{probe}_{name}": kind for probe in ("knn", "linear") for name, kind in {"accuracy": _PERCENT, **_GROUPS}.items()
 }
@@ -115,8 +118,7 @@ def check_values(values: Any) -> None:
         raise ValueError(f"{_shown(values['id'])} is not the name of a run")
     recipe = _checked_recipe(stage, values["config"])
     check_rows(values["metrics"], stage)
-    learns = stage != "second" or recipe.second is None or method_of(recipe.second).create is not None
-    if any((row["train_loss"] is not None) != learns for row in values["metrics"]):
+    if any((row["train_loss"] is not None) != _learns(recipe, stage) for row in values["metrics"]):
         raise ValueError("a training loss is null where the method learns, or a number where it does not")
     _check_result(values["result"], stage, recipe)
     _check(values["environment"], "the environment", _ENVIRONMENT, _LATER)
@@ -132,9 +134,9 @@ def check_values(values: Any) -> None:
 
 def check_rows(rows: Sequence[Any], stage: str) -> None:
     """Raise ValueError saying what in the metrics of a stage's epochs is missing, of another type, or out of range."""
-    scores = {} if stage == "pretrain" else _SCORES  # every other stage trains a classifier
+    scores = {"pretrain": {}, "cluster": _CLUSTERS | {"mass": _SHARE}}.get(stage, _SCORES)  # others are of classifiers
     for number, row in enumerate(rows, 1):
-        loss = {"train_loss": _or_null(_LOSS)} if stage == "second" else {}  # null: its method learns nothing
+        loss = {"train_loss": _or_null(_LOSS)} if stage in ("second", "cluster") else {}  # null: it learns nothing
         _check(row, f"epoch {number}", _EPOCH | loss | scores, {})
         if row["epoch"] != number:
             raise ValueError(f"epoch {number} says that it is epoch {row['epoch']}")
@@ -143,12 +145,21 @@ def check_rows(rows: Sequence[Any], stage: str) -> None:
                 _check(row[name], f"{name} of epoch {number}", _PROBES, {})
 
 
+def _learns(recipe: Recipe, stage: str) -> bool:
+    """Return whether the method of a stage learns, and so has a training loss."""
+    if stage == "cluster" and recipe.cluster is not None:
+        return clustering.method_of(recipe.cluster).learns
+    return stage != "second" or recipe.second is None or method_of(recipe.second).create is not None
+
+
 def _checked_recipe(stage: str, config: Mapping[str, Any]) -> Recipe:
     try:
         recipe = recipe_of(stage, config)
         loss_of(recipe.finetune)
         if recipe.second is not None:
             method_of(recipe.second)
+        if recipe.cluster is not None:
+            clustering.method_of(recipe.cluster)
         own = recipe.stage(stage)
     except ValueError as error:
         raise ValueError(f"the configuration: {error}") from None
@@ -169,6 +180,10 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
         return
     classes = recipe.data.num_classes if recipe.data.is_known else _classes(result)
     by_class = {"per_class": _list(_or_null(_PERCENT), classes), "class_counts": _list(_whole(1), classes)}
+    if stage == "cluster":
+        own = {"evaluation_accuracy": _PERCENT, "sizes": _list(_whole(0), classes)}
+        _check(result, "the result", _CLUSTERS | by_class | own | {"matching": _list(_whole(0), classes)}, {})
+        return
     later = {"share_to_95": _PERCENT, "fresh": _or_null(_list(_TEXT))}
     _check(result, "the result", _SCORES | by_class, later)
     if "posthoc" in result:

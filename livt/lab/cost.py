@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from livt.clustering import methods as clustering
+from livt.clustering.cluster import Prototypes
 from livt.config import Options, Recipe
 from livt.data.sets import Overview, check_stage, overview, steps_of
 from livt.lab.environment import device_name
@@ -118,8 +120,10 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
         same |= {"loss": "ce", "options": Options(), "tau": 1.0}
     finetune = replace(recipe.finetune, **same, epochs=1, warmup_epochs=0.0)
     pretrain = recipe.pretrain if stage == "pretrain" else None
+    if stage == "cluster":
+        return replace(recipe, seed=0, finetune=finetune, second=None)  # its features are those of a pretraining
     later = recipe.second if stage == "second" else None
-    return replace(recipe, seed=0, pretrain=pretrain, finetune=finetune, second=later)
+    return replace(recipe, seed=0, pretrain=pretrain, finetune=finetune, second=later, cluster=None)
 
 
 @cache
@@ -128,14 +132,23 @@ def _flops(stage: str, recipe: Recipe, classes: int) -> int:
         method = method_of(recipe.second)
         if method.create is None and method.prepare is None:
             return 0
-    with torch.device("meta"):
-        images = torch.zeros(2 * _views(stage, recipe), 3, *recipe.data_of(stage).size)  # one has no batch statistics
+    if recipe.cluster is not None and stage == "cluster" and not clustering.method_of(recipe.cluster).learns:
+        return 0
     model = _on_no_device(stage, recipe, classes)  # not counted: what is looked at in making it
+    with torch.device("meta"):
+        images = _input(stage, recipe, model, 2)  # one has no batch statistics
     with FlopCounterMode(display=False) as counter:
         loss = _trained_by(model, recipe, stage, images)
         if loss.requires_grad:
             loss.backward()
     return counter.get_total_flops() // 2
+
+
+def _input(stage: str, recipe: Recipe, model: nn.Module, images: int) -> Tensor:
+    """Return what a stage's model takes of so many images: these, or their features, which clustering computes once."""
+    if isinstance(model, Prototypes):
+        return torch.zeros(images, model.weight.shape[1])
+    return torch.zeros(images * _views(stage, recipe), 3, *recipe.data_of(stage).size)
 
 
 def _trained_by(model: nn.Module, recipe: Recipe, stage: str, images: Tensor) -> Tensor:
@@ -168,7 +181,7 @@ def _kept(recipe: Recipe, stage: str, classes: int, images: int) -> int:
 
         narrow = torch.autocast("cpu", torch.bfloat16, enabled=getattr(recipe, stage).precision == "bfloat16")
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), narrow:
-            seen = torch.zeros(images * _views(stage, recipe), 3, *recipe.data_of(stage).size)
+            seen = _input(stage, recipe, model, images)
             _trained_by(model, recipe, stage, seen)
         return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
 

@@ -124,7 +124,7 @@ def _trained_by(record: Record) -> tuple[str, ...]:
     """Return the stage of a record with the module of its loss and with its method, as far as they are known."""
     loss = LOSSES.get(record.config.get("finetune", {}).get("loss", ""))
     create = None if loss is None else getattr(loss.create, "func", loss.create)
-    return record.stage, getattr(create, "__module__", ""), record.config.get("second", {}).get("method", "")
+    return record.stage, getattr(create, "__module__", ""), record.config.get(record.stage, {}).get("method", "")
 
 
 _told = False

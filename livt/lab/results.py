@@ -7,20 +7,21 @@ from typing import Any, Literal
 import pandas as pd
 
 from livt.config import Recipe
+from livt.lab.check import recipe_of
 from livt.lab.experiments import PAPER_LOSSES, arms, recipes
 from livt.lab.failures import RunError
 from livt.lab.find import find
 from livt.lab.runs import Record, RunStore
 from livt.lab.train import train_all
 
-METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95"]
+METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95", "survivors"]
 COLUMNS = ["arm", "loss", "size", "seed", *METRICS, "part", "run"]
 
 
 def reproduce(
     experiment: str, suite: str, store: RunStore, seeds: Sequence[int] | None = None, **how: Any
 ) -> pd.DataFrame:
-    """Train what the experiment lacks and return a row per fine-tuning run, with the columns ``COLUMNS``.
+    """Train what the experiment lacks and return a row per run, with the columns ``COLUMNS``.
 
     ``seeds`` None takes those of the suite. ``how`` is handed to :func:`livt.lab.train.train_all`.
     """
@@ -63,20 +64,27 @@ def results(
     """
     names: dict[Recipe, list[str]] = {}
     for name, recipe in (arms or {}).items():
-        names.setdefault(replace(recipe, seed=0), []).append(name)
+        names.setdefault(told(recipe), []).append(name)
     rows = []
     for run in runs:
         recipe = run.recipe
         found = run.result.get(part) if part else run.result
         if found is None:
             continue
-        named = recipe.finetune.loss if recipe.second is None else f"{recipe.finetune.loss}, {recipe.second.method}"
-        for arm in names.get(replace(recipe, seed=0), []) if arms else [named]:
-            about = {"arm": arm, "loss": recipe.finetune.loss, "size": recipe.model.size, "seed": recipe.seed}
+        loss = recipe.finetune.loss if recipe.cluster is None else recipe.cluster.method
+        named = loss if recipe.second is None else f"{loss}, {recipe.second.method}"
+        for arm in names.get(told(recipe), []) if arms else [named]:
+            about = {"arm": arm, "loss": loss, "size": recipe.model.size, "seed": recipe.seed}
             rows.append({**about, **{name: found.get(name) for name in METRICS}, "part": part, "run": run.id})
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(METRICS, float))
     order = {name: i for i, name in enumerate(arms or PAPER_LOSSES)}
     return table.sort_values("arm", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def told(recipe: Recipe) -> Recipe:
+    """Return what the record of a recipe's last run says of it, at seed 0: of clustering, nothing of fine-tuning."""
+    recipe = replace(recipe, seed=0)
+    return recipe_of("cluster", recipe.stage("cluster")) if recipe.cluster is not None else recipe
 
 
 def curves(runs: Sequence[Record]) -> pd.DataFrame:

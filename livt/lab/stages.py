@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from livt.clustering.cluster import cluster, create_clusters
 from livt.config import Engine, Recipe
 from livt.data.sets import check_fit, load_dataset
 from livt.finetune import create_classifier, finetune
@@ -69,6 +70,7 @@ STAGES = {
         uses=_loss_module,
     ),
     "second": Stage(train=second, model=create_second, needs={"finetune": "first"}, uses=_second_modules),
+    "cluster": Stage(train=cluster, model=create_clusters, needs={"pretrain": "encoder"}),
 }
 
 
@@ -81,6 +83,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.second is not None:
         with torch.device("meta"):
             create_second(recipe, load_dataset(recipe.data).num_classes)
+    if recipe.cluster is not None:
+        with torch.device("meta"):
+            create_clusters(recipe, load_dataset(recipe.data).num_classes)
 
 
 def run_id(stage: str, recipe: Recipe, store: RunStore) -> str:

@@ -40,8 +40,9 @@ def data_of(record: Record) -> Dataset:
 
     Raises ValueError for a pretraining run, RunError where the data have changed since the run.
     """
-    if record.stage == "pretrain":
-        raise ValueError(f"{record.id} is a pretraining run: it has no classifier")
+    if record.stage in ("pretrain", "cluster"):
+        kind = {"pretrain": "pretraining", "cluster": "clustering"}[record.stage]
+        raise ValueError(f"{record.id} is a {kind} run: it has no classifier")
     recipe = record.recipe
     data = load_dataset(recipe.data)
     if data.digest != record.environment["data_digest"]:

@@ -85,6 +85,7 @@ def figures() -> dict[str, str]:
         "gradient-flow": interactive.gradient_flow(BATCH),
         "count-explorer": interactive.count_explorer(LINE),
         "anatomy-explorer": interactive.anatomy_explorer(MEASURED, fallback=fallback("Accuracy of BCE by start.")),
+        "mass-explorer": interactive.mass_explorer(),
         "mae-stepper": interactive.mae_stepper(DIGITS, PREDICTED, ORDER, PATCH),
         "proof": interactive.proof("A proof", STEPS),
     }
