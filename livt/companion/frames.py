@@ -44,6 +44,8 @@ def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: floa
     arm explains nothing. ``p``: one-sided, against the floor, and nan for what is not judged.
     """
     rows = {}
+    lacking = {contrast.metric for contrast in contrasts} - set(measured)
+    measured = measured.assign(**dict.fromkeys(lacking, float("nan")))
     for contrast in contrasts:
         values = contrast.measured(measured)
         judged = len(values) == 0 or _learnt(measured, contrast, chance)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
+from livt.lab.deit_lt import deit_lt, distilled
 from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.suites import SUITES, Suite, with_parts
 
@@ -193,9 +194,12 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "controls": controls,
     "leaderboard": leaderboard,
     "rivals": rivals,
+    "deit_lt": deit_lt,
 }
 # What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = ("leaderboard", "rivals")
+ON_DEMAND = ("leaderboard", "rivals", "deit_lt")
+# Of those that a page looks for by arms that need no cost, their function.
+SOUGHT_BY = {"deit_lt": distilled}
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from livt.config import Recipe
+from livt.lab.check import recipe_of
 from livt.lab.experiments import PAPER_LOSSES, arms, recipes
 from livt.lab.failures import RunError
 from livt.lab.find import find
@@ -14,6 +15,7 @@ from livt.lab.runs import Record, RunStore
 from livt.lab.train import train_all
 
 METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95"]
+RARE = ("early_distance",)  # a column where a run has it
 COLUMNS = ["arm", "loss", "size", "seed", *METRICS, "part", "run"]
 
 
@@ -59,24 +61,38 @@ def results(
     Values are percentages, nan for an empty group.
 
     ``arms`` None takes the loss as the arm. Runs of no arm are left out. ``part`` "posthoc" gives the metrics of plain
-    losses after their balanced bias was taken from the logits at test; a run of a balanced loss has none.
+    losses after their balanced bias was taken from the logits at test; a run of a balanced loss has none. A run with
+    several heads has a row for each besides, of the arm "<arm>, <head>". What is ``RARE`` has a column where a run has
+    it.
     """
     names: dict[Recipe, list[str]] = {}
     for name, recipe in (arms or {}).items():
-        names.setdefault(replace(recipe, seed=0), []).append(name)
+        names.setdefault(_told(recipe), []).append(name)
     rows = []
     for run in runs:
         recipe = run.recipe
         found = run.result.get(part) if part else run.result
         if found is None:
             continue
-        named = recipe.finetune.loss if recipe.second is None else f"{recipe.finetune.loss}, {recipe.second.method}"
+        loss = recipe.finetune.loss if recipe.distill is None else "deit_lt"
+        named = loss if recipe.second is None else f"{loss}, {recipe.second.method}"
         for arm in names.get(replace(recipe, seed=0), []) if arms else [named]:
-            about = {"arm": arm, "loss": recipe.finetune.loss, "size": recipe.model.size, "seed": recipe.seed}
-            rows.append({**about, **{name: found.get(name) for name in METRICS}, "part": part, "run": run.id})
-    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(METRICS, float))
+            about = {"loss": loss, "size": recipe.model.size, "seed": recipe.seed, "run": run.id}
+            heads = {} if part else run.result.get("heads", {})
+            every = {arm: (found, part)} | {f"{arm}, {head}": (own, f"heads.{head}") for head, own in heads.items()}
+            for name, (scores, where) in every.items():
+                values = {metric: scores.get(metric) for metric in METRICS}
+                values |= {metric: scores[metric] for metric in RARE if metric in scores}
+                rows.append({"arm": name, **about, **values, "part": where})
+    more = [metric for metric in RARE if any(metric in row for row in rows)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *more]).astype(dict.fromkeys(METRICS, float))
     order = {name: i for i, name in enumerate(arms or PAPER_LOSSES)}
     return table.sort_values("arm", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def _told(recipe: Recipe) -> Recipe:
+    """Return a recipe at seed 0 as its run tells it, without what does not decide the run."""
+    return replace(recipe_of(recipe.last_stage, recipe.stage(recipe.last_stage)), seed=0)
 
 
 def curves(runs: Sequence[Record]) -> pd.DataFrame:
