@@ -126,7 +126,13 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
         teacher = replace(recipe.teacher, **short, mixup=0.0, cutmix=0.0)
     if stage == "distill" and recipe.distill is not None:
         student = replace(recipe.distill, **short, share=1.0, mixup=0.0, cutmix=0.0)
-    changed: dict[str, Any] = {"pretrain": pretrain, "finetune": finetune, "second": later, "teacher": teacher, "distill": student}
+    changed: dict[str, Any] = {
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "second": later,
+        "teacher": teacher,
+        "distill": student,
+    }
     return replace(recipe, seed=0, **changed)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from livt.config import AugmentConfig, DistillConfig, Recipe, StageConfig, TeacherConfig, with_overrides
-from livt.lab.suites import SUITES, Suite
+from livt.config import DistillConfig, Recipe, StageConfig, TeacherConfig, with_overrides
+from livt.lab.suites import Suite
 
 # Of the student alone: images that the teacher was not trained on. DeiT's, but on digits, which a policy made for
 # photographs turns into others.
@@ -66,7 +66,10 @@ def deit_lt(suite: Suite) -> dict[str, Recipe]:
     for stage in ("pretrain", "finetune"):
         settings = getattr(livt, stage)
         epochs = max(2, round(settings.epochs * factor))
-        changes |= {f"{stage}.epochs": epochs, f"{stage}.warmup_epochs": settings.warmup_epochs * epochs / settings.epochs}
+        changes |= {
+            f"{stage}.epochs": epochs,
+            f"{stage}.warmup_epochs": settings.warmup_epochs * epochs / settings.epochs,
+        }
     return arms | {"livt": with_overrides(livt, changes)}
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from livt import distributed
 from livt.config import STAGES, Recipe, digest
 from livt.lab import orphans
-from livt.lab.check import RUN_ID, check_rows, check_values
+from livt.lab.check import RUN_ID, check_rows, check_values, recipe_of
 from livt.lab.environment import environment, git_state
 from livt.lab.failures import RunError, cannot_write, explained
 from livt.lab.files import dump_json, flat, nan_to_none, parse_json, read_bytes, read_json, sha256, write_atomically
@@ -57,8 +57,8 @@ class Record:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of a run whose configuration holds a whole one, as that of a fine-tuning run does."""
-        return Recipe.from_dict({k: v for k, v in self.config.items() if k not in ("format", "stage")})
+        """A recipe that trains this run; what the run does not depend on is anything (``livt.lab.check.recipe_of``)."""
+        return recipe_of(self.stage, self.config)
 
     @property
     def code(self) -> str:
