@@ -45,7 +45,7 @@ def build_parser() -> Parser:
     stages = {
         "pretrain": "MGP: train a masked autoencoder",
         "finetune": "BFT: train a classifier",
-        "distill": "DeiT-LT: train a teacher, and a student that learns from it, such as deit_lt_cifar100_100",
+        "distill": "DeiT-LT: train a teacher, and a student that learns from it, such as deit_lt_imagenet_lt",
         "second": "train a second stage on a classifier, such as --set second.method=crt",
     }
     for stage, text in stages.items():

@@ -22,6 +22,7 @@ CHAPTERS = {
     "benchmarks": "the leaderboards",
     "calibration": "calibration",
     "convergence": "convergence",
+    "deit_lt": "DeiT-LT",
     "loss_ablation": "the loss ablation",
     "model_size": "model size",
     "recipes_lt_vs_balanced": "three recipes",

@@ -1,5 +1,6 @@
 """DeiT-LT: SAM, the distillation, where a ViT looks, both stages in the run store, and the experiment."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from livt.lab.deit_lt import compute, deit_lt, distilled
 from livt.lab.experiments import arms
 from livt.lab.find import find, starts
 from livt.lab.recipe_files import write_recipe
+from livt.lab.recipes import RECIPES
 from livt.lab.results import results
 from livt.lab.runs import RunStore
 from livt.lab.stages import STAGES, load_weights, train
@@ -30,13 +32,14 @@ from livt.rivals.attention import attention_distance, attention_distances, atten
 from livt.rivals.distill import HEADS, Distillation, create_student, head_logits
 from livt.rivals.sam import Ascent, sam_step
 from livt.rivals.teacher import create_teacher
-from livt.rivals.weights import class_balanced_weights
+from livt.rivals.weights import class_balanced_weights, deferred_epoch
 
 ARMS = distilled(SUITES["smoke"])
 RECIPE = ARMS["deit_lt"]
 ALONE = replace(RECIPE, teacher=None, distill=replace(RECIPE.distill, share=1.0, epochs=2, warmup_epochs=1.0))
 COUNTS = (50, 9, 2)
 CPU = torch.device("cpu")
+STATED = ("teacher", "distill")
 
 
 # ---------------------------------------------------------------- SAM
@@ -288,7 +291,7 @@ def test_the_teacher_sees_the_students_images_and_does_not_change(store, monkeyp
         return net
 
     monkeypatch.setattr(loop, "create_student", student)
-    recipe = replace(RECIPE, distill=replace(RECIPE.distill, share=0.5, epochs=2, warmup_epochs=0.0))
+    recipe = replace(RECIPE, distill=replace(RECIPE.distill, share=0.5, epochs=2, warmup_epochs=0.0, mixup=0.2))
     weights = load_weights(record_of(RECIPE, store, "teacher"), store)
     with RunStore(tmp_path).open(recipe.stage("distill"), load_dataset(recipe.data).digest) as run:
         loop.distill(recipe, load_dataset(recipe.data), run, taught_by=weights, device=CPU, progress=False)
@@ -390,7 +393,7 @@ def test_the_command_line_trains_and_shows_them(store, tmp_path, capsys):
         ({"distill.share": 1.5}, r"distill.share must lie in \[0, 1\], not 1.5"),
         ({"distill.beta": 1}, r"distill.beta must lie in \[0, 1\), not 1"),
         ({"distill.mixup": -0.1}, "distill.mixup and distill.cutmix must not be negative"),
-        ({"distill.batch_size": 63}, "batch_size / accumulation_steps must be even"),
+        ({"distill.batch_size": 63, "distill.cutmix": 1}, "batch_size / accumulation_steps must be even"),
         ({"distill.augment.shift": 8}, "distill.augment.shift 8 moves the image"),
         ({"model.size": "resnet8", "model.patch_size": 1}, "a student is a Vision Transformer, not resnet8"),
         (
@@ -453,3 +456,13 @@ def test_arms_have_equal_compute_and_differ_as_their_names_say():
     assert vit.distill.augment == flat.distill.augment
     assert (vit.teacher, vit.distill.share) == (None, 1.0)
     assert found["livt"].finetune.loss == "bal_bce"
+
+
+def test_the_recipe_of_the_paper_has_its_settings_and_states_its_cost():
+    recipe = RECIPES["deit_lt_imagenet_lt"]()
+    assert (recipe.model.size, recipe.data.size, recipe.teacher.size) == ("base", (224, 224), "resnet50")
+    assert (recipe.distill.epochs, deferred_epoch(recipe.distill.share, 1400)) == (1400, 1200)
+    hours = [getattr(recipe, s).epochs * flops_of(s, recipe, 1000) * 115_712 / (0.4 * 989e12) / 3600 for s in STATED]
+    text = " ".join(RECIPES["deit_lt_imagenet_lt"].__doc__.split())
+    found = re.search(r"estimated: ([\d.]+) for 100 epochs of the teacher, by SAM, and ([\d.]+) for the student", text)
+    assert list(map(float, found.groups())) == pytest.approx(hours, rel=0.05)
