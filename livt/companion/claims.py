@@ -307,7 +307,7 @@ def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[C
         Claim(
             id="D1",
             statement="DeiT-LT: what a flat CNN says of strong images makes one token of a ViT expert on the tail",
-            evidence="52.0 (LDAM teacher) and 55.6 (PaCo) on CIFAR-100-LT, factor 100, where a ViT from scratch has 35.0",
+            evidence="52.0 (LDAM teacher) and 55.6 (PaCo) on CIFAR-100-LT, factor 100; a ViT from scratch 35.0",
             limit="one seed; 1,200 epochs; two independent reports have 52.0, with tokens at 39.8 and 40.1, and 45.3",
             chapter="deit_lt",
             experiment="deit_lt",

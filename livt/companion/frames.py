@@ -209,6 +209,7 @@ def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
                 "seed": run.config["seed"],
                 "pretrained by": run.result.get("pretrain_run") or "-",
                 "second stage of": run.result.get("finetune_run") or "-",
+                "taught by": run.result.get("teacher_run") or "-",
                 "commit": commit,
                 "data digest": about["data_digest"],
                 "hardware": f"{about['device']}, threads: {about['threads']}",

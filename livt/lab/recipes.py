@@ -454,8 +454,8 @@ def deit_lt_imagenet_lt() -> Recipe:
     """DeiT-LT on ImageNet-LT, after its authors: ViT-Base taught by a flat ResNet-50, of LDAM-DRW, at 224 px.
 
     Command: ``LIVT_DATA=... python -m livt distill deit_lt_imagenet_lt``. Hardware: one GPU of 80 GB, with cores to
-    decode images. GPU-hours, estimated: 0.4 for 100 epochs of the teacher, by SAM, and 13.0 for the student, whom it teaches.
-    Expected score: 55.6 (Rangwani et al., CVPR 2024, which has 59.1 with a PaCo teacher).
+    decode images. GPU-hours, estimated: 0.4 for 100 epochs of the teacher, by SAM, and 13.0 for the student, with all
+    that the teacher says. Expected score: 55.6 (Rangwani et al., CVPR 2024, which has 59.1 with a PaCo teacher).
 
     1,400 epochs, re-weighted from the 1,200th on, then without mixing, are those of the released script; augmentation
     is DeiT's. AdamW trains the teacher too, and its length is ours.
