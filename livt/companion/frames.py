@@ -188,7 +188,8 @@ def sources(panels: Iterable[Panel]) -> str:
     parts = []
     for panel in panels:
         common, made_by = provenance([*panel.starts, *panel.records])
-        each, made = per_run(panel.measured), report.table(made_by.set_index("run"))
+        whole = panel.measured[~panel.measured.part.str.startswith("heads.")]
+        each, made = per_run(whole), report.table(made_by.set_index("run"))
         parts.append(
             f"<p>{escape(panel.title)}. {escape(common)}</p>"
             + report.folded(f"Each run ({len(each)})", report.table(each.set_index("arm")))

@@ -185,8 +185,8 @@ def distill(
                 for name, own in zip(HEADS, both.unbind(1), strict=True)
             }
             result["heads"] = {name: scores(metrics) for name, metrics in found.items()}
-            result["attention_distance"] = distances.mean(0, dtype=torch.float64).tolist()
-            result["early_distance"] = result["attention_distance"][0]
+            by_block = distances.mean(0, dtype=torch.float64).tolist()
+            result |= {"attention_distance": by_block, "early_distance": by_block[0]}
             result["share_to_95"] = share_to(0.95, run.metrics)
             run.finish(net.state_dict(), result, settings.epochs * steps * settings.batch_size, device)
 

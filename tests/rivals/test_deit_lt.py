@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from livt import __main__ as cli
+from livt.companion import deit_lt as deit_page
+from livt.companion.chapter import Panel
+from livt.companion.plots import WIDTH
+from livt.companion.plots.deit_lt import idea
 from livt.config import DistillConfig, Recipe, with_overrides
 from livt.data.sets import load_dataset
 from livt.lab.archive import export_runs, import_runs
@@ -380,6 +385,26 @@ def test_the_command_line_trains_and_shows_them(store, tmp_path, capsys):
     assert "this recipe has no stage 'distill'" in capsys.readouterr().err
     assert cli.main(["distill", str(path), "--set", "seed=1", "--dry-run", *options]) == 0
     assert "2 runs to train" in capsys.readouterr().out
+
+
+def test_the_chapter_shows_what_there_is(store):
+    found = {"deit_lt": RECIPE, "vit": ALONE}
+    panel = Panel("smoke", found, tuple(find(found.values(), store).values()), store)
+    shown = deit_page.each([panel], deit_page.scores)
+    assert [text in shown for text in ("DeiT-LT; class token alone", "both tokens learn the labels", "LiVT")] == [
+        1,
+        1,
+        0,
+    ]
+    looks = deit_page.where_it_looks(panel)
+    assert 'data-terms=\'[[1,"early_distance",["' in looks
+    assert f"{uniform_distance((2, 2), 4):.2f} pixels" in looks
+    assert "<strong>D1: " in deit_page.verdict(panel)
+    assert "minus LiVT: MGP, then Bal-BCE" in deit_page.gaps(panel)
+    assert deit_page.each([], deit_page.scores) == "<p>DeiT-LT has not been run yet.</p>"
+    assert deit_page.costs("smoke").compute[["DeiT-LT", "its teacher not flat (no SAM)"]].tolist() == ["100 %", "77 %"]
+    assert idea().get_figwidth() <= WIDTH
+    plt.close("all")
 
 
 # ---------------------------------------------------------------- what is refused

@@ -41,14 +41,21 @@ def idea() -> Figure:
         ((5.2, 3.4), (6.8, 2.3), TAUGHT),
     ):
         axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.5})
-    axis.text(6.3, 3.1, "its hard label $y_t$, rare classes\nweighed up late in training", color=TAUGHT, va="center")
-    axis.text(8.0, 0.1, "the labels $y$", color=LABELS, va="center")
+    axis.text(
+        6.3, 3.1, "learns its hard label $y_t$, rare classes\nweighed up late in training", color=TAUGHT, va="center"
+    )
+    axis.text(8.0, 0.1, "learns the labels $y$", color=LABELS, va="center")
     return figure
 
 
 def _box(axis: Axes, place: tuple[float, float, float, float], text: str, colour: str) -> None:
     x, y, width, height = place
-    style = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.12",
+        "facecolor": "white",
+        "edgecolor": colour,
+        "linewidth": 1.5,
+    }
     axis.add_patch(FancyBboxPatch((x, y), width, height, **style))
     axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", color="0.1")
 
