@@ -59,6 +59,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "finetune": ("pretrain",),
     "second": ("finetune",),
     "cluster": ("pretrain",),
+    "teacher": (),
+    "distill": ("teacher",),
 }
 # method of a second stage: what its default section has other than 10 epochs on each image in turn, by its paper
 SECOND_SETTINGS: dict[str, dict[str, Any]] = {
@@ -460,10 +462,57 @@ class ClusterConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig(FinetuneConfig):
+    """A residual network from scratch, for a student to learn from (DeiT-LT, Rangwani et al., CVPR 2024).
+
+    ``size`` is its own, beside ``model.size`` of the student. ``rho``: radius of sharpness-aware minimisation (Foret et
+    al., ICLR 2021), in which each step takes two passes; 0 trains plainly.
+    """
+
+    size: str
+    rho: float = 0.05
+    loss: str = "ldam_drw"
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.size in RESNETS, f"teacher.size {self.size!r} is not one of {', '.join(RESNETS)}")
+        _require(self.rho >= 0, f"teacher.rho must not be negative, not {self.rho:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(StageConfig):
+    """A Vision Transformer from scratch, whose distillation token learns what the recipe's teacher says of the images.
+
+    Without a teacher both of its tokens learn the labels. From ``share`` of training on, the classes of the
+    distillation weigh by their class-balanced weights (``beta``), and images are mixed no more; at 1, never.
+    """
+
+    beta2: float = 0.99
+    drop_path: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    share: float = 11 / 12
+    beta: float = 0.9999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("drop_path", "label_smoothing", "beta"):
+            _require(0 <= getattr(self, name) < 1, f"distill.{name} must lie in [0, 1), not {getattr(self, name):g}")
+        _require(0 <= self.share <= 1, f"distill.share must lie in [0, 1], not {self.share:g}")
+        _require(self.mixup >= 0 and self.cutmix >= 0, "distill.mixup and distill.cutmix must not be negative")
+        _require(
+            not (self.mixup or self.cutmix) or self.batch_size // self.accumulation_steps % 2 == 0,
+            "mixup and cutmix pair images: batch_size / accumulation_steps must be even",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(_Section):
     """Everything that decides a result, apart from the images themselves. ``pretrain`` None trains from scratch;
-    ``second`` None ends with the fine-tuned classifier; with ``cluster`` the result is that of clustering the
-    pretrained features, and no classifier is fine-tuned for it.
+    ``second`` None ends with the fine-tuned classifier. With ``cluster`` the result is that of clustering the
+    pretrained features, with ``distill`` that of a student, from scratch, of the ``teacher``; nothing is fine-tuned.
     """
 
     data: DataConfig
@@ -472,6 +521,8 @@ class Recipe(_Section):
     finetune: FinetuneConfig
     second: SecondConfig | None = since(2, None)
     cluster: ClusterConfig | None = since(2, None)
+    teacher: TeacherConfig | None = since(2, None)
+    distill: DistillConfig | None = since(2, None)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -482,11 +533,20 @@ class Recipe(_Section):
             self.pretrain is None or self.model.size in MODEL_SIZES,
             f"pretrain must be null: a masked autoencoder needs a Vision Transformer, not {self.model.size}",
         )
+        if self.distill is not None:
+            alone = self.pretrain is None and self.second is None
+            _require(alone, "distill trains a student from scratch: pretrain and second must be null")
+            _require(
+                self.model.size in MODEL_SIZES,
+                f"distill must be null: a student is a Vision Transformer, not {self.model.size}",
+            )
         for name, stage, size in (
             ("pretrain", self.pretrain, self.pretrain_data.size),
             ("finetune", self.finetune, self.data.size),
             ("second", self.second, self.data.size),
             ("cluster", self.cluster, self.data.size),
+            ("teacher", self.teacher, self.data.size),
+            ("distill", self.distill, self.data.size),
         ):
             height, width = size
             _require(

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from livt.companion.claims import Contrast, claims
+from livt.companion.claims import claims
+from livt.companion.contrasts import Contrast
 from livt.companion.published import LOSS_NAMES, TABLES, published
 from livt.companion.statistics import VERDICTS, estimate, holm, learnt_above, overall, p_value, sign, verdict
 

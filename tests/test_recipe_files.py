@@ -9,10 +9,12 @@ import yaml
 from livt import __main__ as cli
 from livt.cli.parser import build_parser
 from livt.config import DataConfig, Recipe, with_overrides
+from livt.lab.deit_lt import distilled
 from livt.lab.recipe_files import FIELDS, read_recipe, write_recipe
 from livt.lab.recipes import RECIPES
 from livt.lab.runs import RunStore
 from livt.lab.stages import run_id
+from livt.lab.suites import SUITES
 
 
 def fields(section) -> set[str]:
@@ -24,10 +26,12 @@ def fields(section) -> set[str]:
 
 
 def test_every_field_has_its_meaning_and_no_other_name_has_one():
-    smoke = with_overrides(RECIPES["smoke"](), {"second.method": "crt"})
-    assert {name for name in FIELDS if "." not in name} == fields(smoke)
-    assert {name for name in FIELDS if "." in name} == {"pretrain.data", "second.options"}
-    assert all(f"  # {FIELDS[name]}" in write_recipe(smoke) for name in fields(smoke))
+    every = [with_overrides(RECIPES["smoke"](), {"second.method": "crt"}), distilled(SUITES["smoke"])["deit_lt"]]
+    assert {name for name in FIELDS if "." not in name} == set.union(*map(fields, every))
+    assert {name for name in FIELDS if "." in name} == {"pretrain.data", "second.options", "teacher.size"}
+    texts = "".join(map(write_recipe, every))
+    own = {name for name in FIELDS if name != "pretrain.data"}  # which these recipes have not
+    assert all(f"  # {FIELDS[name]}" in texts for name in own)
 
 
 @pytest.mark.parametrize("name", RECIPES)

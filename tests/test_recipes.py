@@ -23,7 +23,7 @@ from livt.optim import create_optimizer, epoch_schedule, take_step
 from livt.pretrain import create_mae
 
 PAPER = {name: make for name, make in RECIPES.items() if name.startswith(("imagenet", "inat18", "places"))}
-OURS = [name for name in RECIPES if not name.startswith(("smoke", "digit", "own", "photos"))]
+OURS = [name for name in RECIPES if not name.startswith(("smoke", "digit", "own", "photos", "deit_lt"))]
 
 
 def flat(values: dict, above: str = "") -> dict:

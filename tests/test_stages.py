@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
 
 from livt import config
-from livt.config import FinetuneConfig, Recipe, since, with_overrides
+from livt.config import Recipe, TeacherConfig, with_overrides
 from livt.lab import check, runs, stages
 from livt.lab.failures import RunError
 from livt.lab.find import find, starts
@@ -19,17 +19,10 @@ from livt.lab.stages import Stage, train
 from livt.lab.train import plan, train_all
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taught(Recipe):
-    """A recipe whose classifier learns from a teacher, which starts from the same pretraining."""
-
-    teacher: FinetuneConfig | None = since(2, None)
-
-
-def taught(**changes) -> Taught:
-    recipe = with_overrides(smoke(), changes)
-    values = {name: getattr(recipe, name) for name in ("data", "model", "pretrain", "finetune", "seed")}
-    return Taught(**values, teacher=smoke().finetune)
+def taught(**changes) -> Recipe:
+    """A recipe whose classifier learns from a teacher, which here starts from the same pretraining."""
+    settings = smoke().finetune.to_dict() | {"loss": "ldam_drw", "size": "resnet8"}
+    return replace(with_overrides(smoke(), changes), teacher=TeacherConfig.from_dict(settings))
 
 
 @pytest.fixture
@@ -58,7 +51,6 @@ def calls(monkeypatch) -> Iterator[list[tuple[str, str, dict]]]:
         "teacher": Stage(train=loop, model=untrained, needs={"pretrain": "encoder"}),
         "finetune": Stage(train=loop, model=untrained, needs={"pretrain": "encoder", "teacher": "taught_by"}),
     }
-    monkeypatch.setattr(check, "Recipe", Taught)
     monkeypatch.setattr(runs, "check_values", lambda values: None)  # these loops make no real results
     monkeypatch.setattr(runs, "RUN_ID", re.compile(rf"({'|'.join(needs)})-[0-9a-f]{{12}}"))
     tables = ((config.STAGES, needs), (stages.STAGES, kinds))
@@ -129,7 +121,7 @@ def test_a_run_is_named_by_the_sections_it_starts_from_alone(calls):
     assert "finetune" not in recipe.stage("teacher")
     assert {"pretrain", "teacher", "finetune"} <= recipe.stage("finetune").keys()
     assert recipe.stage("pretrain") == plain.stage("pretrain")
-    without = Taught(**{**vars(recipe), "teacher": None})
+    without = replace(recipe, teacher=None)
     assert without.stage("finetune") == plain.stage("finetune"), "who has no teacher keeps his name"
     assert (without.needs("finetune"), recipe.needs("finetune")) == (["pretrain"], ["pretrain", "teacher"])
 

@@ -184,7 +184,8 @@ def _describe(row: Mapping[str, Any]) -> str:
     what = f"{config['data']['name']}, {config['model']['size']}, seed {config['seed']}"
     loss = f", {config['finetune']['loss']}" if "finetune" in config else ""
     method = "".join(f", {config[stage]['method']}" for stage in ("second", "cluster") if stage in config)
-    return f"{row['id']}  {what}{loss}{method}: {outcome(row['result'])}"
+    taught = f", {config['teacher']['size']} by {config['teacher']['loss']}" if "teacher" in config else ""
+    return f"{row['id']}  {what}{loss}{method}{taught}: {outcome(row['result'])}"
 
 
 def _compare(a: Any, b: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from livt.companion import report
 from livt.companion.anatomy import STAGES, STEPS, Split, steps
-from livt.companion.claims import Contrast
+from livt.companion.contrasts import Contrast
 from livt.companion.plots import anatomy, shown
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number

@@ -118,11 +118,18 @@ class Chapter:
 
         return frozenset(suite for suite in SUITES if find(rivals(suite), self.store))
 
+    def _has(self, experiment: str, suite: str) -> bool:
+        """Whether a suite has a run of an experiment for whose arms costs are counted: they are not, for that."""
+        if experiment not in experiments.SOUGHT_BY:
+            return suite in self._raced
+        arms = experiments.SOUGHT_BY[experiment](SUITES[suite]).values()
+        return bool(find([replace(arm, seed=seed) for arm in arms for seed in range(10)], self.store))
+
     def _panel(self, suite: str, names: Iterable[str]) -> Panel:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
         for name in names:
-            if name in experiments.shown(suite) and (name not in experiments.COUNTED or suite in self._raced):
+            if name in experiments.shown(suite) and (name not in experiments.COUNTED or self._has(name, suite)):
                 arms |= experiments.arms(name, suite)
                 trains = suite == self.suite and name in experiments.trained(suite)
                 own = self.seeds if trains else ()  # what the chapter does not train, it shows whole

@@ -1,99 +1,14 @@
 """The claims ledger: what the paper says, as numbers with limits that a run can test."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 
-import pandas as pd
-
-from livt.clustering.methods import METHODS
+from livt.companion.contrasts import Claim, Contrast
 from livt.companion.methods import OWN, title
+from livt.companion.neighbours import neighbours
 from livt.companion.published import LOSS_NAMES, TABLES, published
 from livt.lab.leaderboard import NAMES
-
-# Who starts elsewhere takes the place of plain BCE, by a name for the comparison: what is left of a claim then?
-CONTROLS = {
-    "BCE from 1/C": {"bce": "bce, uniform start"},
-    "BCE from the prior": {"bce": "bce, prior start"},
-    "BCE and CE from the prior": {"bce": "bce, prior start", "ce": "ce, prior start"},
-}
-EXPLAINING = "BCE from the prior"  # it shares the start of Bal-BCE, and so has all that the start does
-UNITS = {
-    "ece": "points of ECE",
-    "share_to_95": "points of training share",
-    "survivors": "points of the share of small classes",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """A number that a claim is about, judged by limits that come from the paper and not from the runs.
-
-    The number is the sum of ``weights[arm] * metric`` within one seed, in points. The direction holds where the 95 %
-    confidence interval over seeds lies above ``floor``; it is reproduced where the mean also reaches ``threshold``,
-    and larger than published where the interval lies above ``ceiling``. ``published``: the paper's own numbers, none
-    where it has none.
-    """
-
-    label: str
-    metric: str
-    weights: Mapping[str, float]
-    floor: float
-    published: tuple[float, ...]
-
-    @property
-    def threshold(self) -> float | None:
-        """The smallest published number above the floor; None where there is none, and nothing can be reproduced."""
-        return min((number for number in self.published if number > self.floor), default=None)
-
-    @property
-    def ceiling(self) -> float | None:
-        """The largest published number and, above it, the width of the published range; None where one has no range."""
-        if len(self.published) < 2:
-            return None
-        return max(self.published) + (max(self.published) - min(self.published))
-
-    @property
-    def unit(self) -> str:
-        return UNITS.get(self.metric, "points of accuracy")
-
-    def controls(self) -> dict[str, "Contrast"]:
-        """Return the same contrast with each control in its place, by the control's name; none without plain BCE."""
-        return {
-            name: replace(self, weights={arms.get(arm, arm): weight for arm, weight in self.weights.items()})
-            for name, arms in CONTROLS.items()
-            if arms.keys() <= self.weights.keys()
-        }
-
-    def measured(self, runs: pd.DataFrame) -> pd.Series:
-        """Return the number for each seed of a frame with columns arm, seed and the metrics.
-
-        A seed that lacks one of the arms drops out. Raises ValueError where two rows are of one arm and seed.
-        """
-        rows = runs[runs.arm.isin(list(self.weights))]
-        table = rows.pivot(index="seed", columns="arm", values=self.metric).reindex(columns=list(self.weights))
-        return (table * pd.Series(self.weights, dtype=float)).sum(axis=1, skipna=False).dropna()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """An entry of the claims ledger: what the paper says, what limits it, and what would test it.
-
-    ``experiment`` and ``contrasts`` measure it; without them it cannot be tested by any experiment here, for the reason
-    given. ``chapter`` is the book's page about it. ``many``: its contrasts are so many that their p-values are adjusted
-    among themselves, and change those of no other claim.
-    """
-
-    id: str
-    statement: str
-    evidence: str
-    limit: str
-    chapter: str
-    experiment: str | None = None
-    contrasts: tuple[Contrast, ...] = ()
-    reason: str = ""
-    many: bool = False
 
 
 @cache
@@ -109,9 +24,8 @@ def _between_losses(label: str, metric: str, floor: float, **weights: float) -> 
 
 
 def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[Claim, ...]:
-    """Return the ledger, C1 to C12 and the neighbours' D2 and D4.
-
-    ``sizes`` are the model sizes of the suite that is judged, smallest first.
+    """Return the ledger, C1 to C12 and the neighbours' claims; ``sizes`` are those of the suite that is judged, smallest
+    first.
 
     All limits come from the published tables and logs. Those of C4 to C6 were written before any run on the test
     split, those of C1 to C3, C10 and C12 before the runs of their experiments; runs of the loss ablation, in an earlier
@@ -120,10 +34,7 @@ def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[C
     same MGP and with equal epochs, and Bal-BCE with deferred weights is no other.
     The recipe of digit pairs was chosen on validation images, after test results of an earlier one had been seen; by
     that one C6 read "reproduced".
-
-    D2 is not the paper's, but that of a neighbour of it, and was written before any run of its experiment.
     """
-    titles = {name: method.title for name, method in METHODS.items()}
     return (
         Claim(
             id="C1",
@@ -313,68 +224,7 @@ def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[C
                 for smaller, larger in pairwise(sizes)
             ),
         ),
-<<<<<<< HEAD
-        Claim(
-            id="D2",
-            statement="Experts that disagree and self-distillation need each other (MDCS)",
-            evidence="by its abstract the two are coupled; on CIFAR-100-LT 56.1 with self-distillation, 50.7 without",
-            limit="no spread given; the released code has no self-distillation without diverse experts",
-            chapter="mdcs",
-            experiment="mdcs",
-            contrasts=(
-                _mdcs(
-                    "gain of self-distillation with diverse experts minus without",
-                    both=1,
-                    diversity=-1,
-                    distillation=-1,
-                    neither=1,
-                ),
-                _mdcs("diverse experts, on average", both=0.5, diversity=0.5, distillation=-0.5, neither=-0.5),
-                _mdcs("self-distillation, on average", both=0.5, diversity=-0.5, distillation=0.5, neither=-0.5),
-            ),
-        ),
-    )
-
-
-def _mdcs(label: str, **weights: float) -> Contrast:
-    return Contrast(
-        label=label,
-        metric="accuracy",
-        weights={f"mdcs/{arm}": weight for arm, weight in weights.items()},
-        floor=0.0,
-        published=(),  # two of the four cells are, of another network, without seeds
-=======
-        # SP2OT's (Zhang et al., 2024). Written before any run of the experiment but those of suite smoke; the paper's
-        # numbers are of a larger network's features and of other images, so there is no size to reproduce.
-        Claim(
-            id="D4",
-            statement="Without labels, SP2OT beats P2OT, P2OT unbalanced and that balanced OT; small clusters survive",
-            evidence="ahead on long-tailed CIFAR-100, ImageNet-R and iNaturalist; most on medium and tail classes",
-            limit="theirs: features of DINO, their last block trained, two views; here frozen features, one view",
-            chapter="sp2ot",
-            experiment="clustering",
-            many=True,
-            contrasts=(
-                *(
-                    Contrast(
-                        label=f"{titles[one]} minus {titles[other]}, class-balanced accuracy",
-                        metric="accuracy",
-                        weights={one: 1, other: -1},
-                        floor=0.0,
-                        published=(),
-                    )
-                    for one, other in (("sp2ot", "p2ot"), ("p2ot", "uot"), ("uot", "balanced"))
-                ),
-                Contrast(
-                    label=f"{titles['sp2ot']} minus {titles['balanced']}, small classes with a cluster of their own",
-                    metric="survivors",
-                    weights={"sp2ot": 1, "balanced": -1},
-                    floor=0.0,
-                    published=(),
-                ),
-            ),
-        ),
->>>>>>> ot
+        *neighbours(),
     )
 
 

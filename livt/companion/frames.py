@@ -8,7 +8,8 @@ import pandas as pd
 
 from livt.companion import report
 from livt.companion.chapter import Panel
-from livt.companion.claims import EXPLAINING, Contrast, claims
+from livt.companion.claims import claims
+from livt.companion.contrasts import EXPLAINING, Contrast
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
 from livt.companion.statistics import estimate, holm, learnt_above, overall, p_value, verdict
@@ -44,6 +45,8 @@ def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: floa
     arm explains nothing. ``p``: one-sided, against the floor, and nan for what is not judged.
     """
     rows = {}
+    lacking = {contrast.metric for contrast in contrasts} - set(measured)
+    measured = measured.assign(**dict.fromkeys(lacking, float("nan")))
     for contrast in contrasts:
         values = contrast.measured(measured)
         judged = len(values) == 0 or _learnt(measured, contrast, chance)
@@ -186,7 +189,8 @@ def sources(panels: Iterable[Panel]) -> str:
     parts = []
     for panel in panels:
         common, made_by = provenance([*panel.starts, *panel.records])
-        each, made = per_run(panel.measured), report.table(made_by.set_index("run"))
+        whole = panel.measured[~panel.measured.part.str.startswith("heads.")]
+        each, made = per_run(whole), report.table(made_by.set_index("run"))
         parts.append(
             f"<p>{escape(panel.title)}. {escape(common)}</p>"
             + report.folded(f"Each run ({len(each)})", report.table(each.set_index("arm")))
@@ -207,6 +211,7 @@ def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:
                 "seed": run.config["seed"],
                 "pretrained by": run.result.get("pretrain_run") or "-",
                 "second stage of": run.result.get("finetune_run") or "-",
+                "taught by": run.result.get("teacher_run") or "-",
                 "commit": commit,
                 "data digest": about["data_digest"],
                 "hardware": f"{about['device']}, threads: {about['threads']}",

@@ -7,7 +7,8 @@ import torch
 
 from livt.companion import report
 from livt.companion.chapter import Panel
-from livt.companion.claims import EXPLAINING, Contrast, claims
+from livt.companion.claims import claims
+from livt.companion.contrasts import EXPLAINING, Contrast
 from livt.companion.frames import judge, with_removal
 from livt.companion.interactive import count_explorer
 from livt.companion.ledger import signed

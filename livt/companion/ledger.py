@@ -9,7 +9,8 @@ import pandas as pd
 
 from livt.companion import report
 from livt.companion.chapter import Panel
-from livt.companion.claims import Claim, claims
+from livt.companion.claims import claims
+from livt.companion.contrasts import Claim
 from livt.companion.frames import judge, ledger, with_limits
 from livt.companion.statistics import VERDICTS, learnt_above, overall
 
@@ -22,6 +23,7 @@ CHAPTERS = {
     "benchmarks": "the leaderboards",
     "calibration": "calibration",
     "convergence": "convergence",
+    "deit_lt": "DeiT-LT",
     "loss_ablation": "the loss ablation",
     "mdcs": "experts that disagree",
     "model_size": "model size",

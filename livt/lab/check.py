@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from livt import rivals  # noqa: F401  its losses and second stages are part of the tables
 from livt.clustering import methods as clustering
-from livt.config import RUN_FORMAT, STAGES, Recipe
+from livt.config import MODEL_SIZES, RUN_FORMAT, STAGES, Recipe
 from livt.lab.recipes import smoke
 from livt.losses import loss_of
+from livt.rivals.distill import HEADS
 from livt.rivals.methods import method_of
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
@@ -60,6 +61,7 @@ _LOSS = _number("a number", float("-inf"))
 _AMOUNT = _number("a number from 0", 0)
 _PERCENT = _number("a percentage", 0, 100 + 1e-6)  # a mean of 100s may be a rounding above
 _SHARE = _number("a share", 0, 1 + 1e-6)
+_OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 _TEXT = _Kind("text", lambda value: isinstance(value, str))
 _YES_NO = _Kind("true or false", lambda value: isinstance(value, bool))
 _DIGEST = _Kind("a digest", lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{1,64}", value) is not None)
@@ -93,13 +95,14 @@ _PROOF = {"code": _TEXT, "equal": _YES_NO, "device": _TEXT, "torch": _or_null(_T
 
 
 def recipe_of(stage: str, config: Mapping[str, Any]) -> Recipe:
-    """Return a recipe that trains the run of a stage configuration; one before fine-tuning gets any settings for that.
+    """Return a recipe that trains the run of a stage configuration; one without fine-tuning gets any settings for that.
 
     Raises ValueError for a configuration that no recipe has.
     """
     values = {key: value for key, value in config.items() if key not in ("format", "stage")}
     if stage != "finetune":
         values.setdefault("finetune", smoke().finetune.to_dict() | {"augment": {}})
+        values.setdefault("pretrain", None)
     return Recipe.from_dict(values)
 
 
@@ -160,6 +163,8 @@ def _checked_recipe(stage: str, config: Mapping[str, Any]) -> Recipe:
             method_of(recipe.second)
         if recipe.cluster is not None:
             clustering.method_of(recipe.cluster)
+        if recipe.teacher is not None:
+            loss_of(recipe.teacher)
         own = recipe.stage(stage)
     except ValueError as error:
         raise ValueError(f"the configuration: {error}") from None
@@ -186,6 +191,12 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
         return
     later = {"share_to_95": _PERCENT, "fresh": _or_null(_list(_TEXT))}
     _check(result, "the result", _SCORES | by_class, later)
+    if stage == "distill":
+        depth = MODEL_SIZES[recipe.model.size][1]
+        distances = {"attention_distance": _list(_AMOUNT, depth), "early_distance": _AMOUNT}
+        _check(result, "the result", {"heads": _OBJECT, **distances}, {})
+        for head in HEADS:
+            _check(result["heads"].get(head), f"{head} of the result", _SCORES, {})
     if "posthoc" in result:
         _check(result["posthoc"], "posthoc of the result", _SCORES, {})
     diagram = result.get("reliability")

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from livt.clustering import methods as clustering
 from livt.clustering.cluster import Prototypes
-from livt.config import Options, Recipe
+from livt.config import AugmentConfig, Options, Recipe
 from livt.data.sets import Overview, check_stage, overview, steps_of
 from livt.lab.environment import device_name
 from livt.lab.runs import Record
@@ -104,6 +104,7 @@ def flops_of(stage: str, recipe: Recipe, classes: int) -> int:
     """Return the floating-point operations of one image's step: matrix products and convolutions, there and back.
 
     What is not trained has no way back, and a second stage that learns nothing looks at its images once, if at all.
+    A teacher's step by SAM takes two passes; of a student's step, the teacher's look at the image is a part.
     """
     return _flops(stage, _shape(stage, recipe), classes)
 
@@ -118,12 +119,26 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
     same |= dict.fromkeys(("mixup", "cutmix", "label_smoothing"), 0.0)
     if loss.adapt is None and loss.views == 1:
         same |= {"loss": "ce", "options": Options(), "tau": 1.0}
+    short: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0.0, "augment": AugmentConfig()}
     finetune = replace(recipe.finetune, **same, epochs=1, warmup_epochs=0.0)
     pretrain = recipe.pretrain if stage == "pretrain" else None
     if stage == "cluster":
         return replace(recipe, seed=0, finetune=finetune, second=None)  # its features are those of a pretraining
     later = recipe.second if stage == "second" else None
-    return replace(recipe, seed=0, pretrain=pretrain, finetune=finetune, second=later, cluster=None)
+    teacher = student = None
+    if stage in ("teacher", "distill") and recipe.teacher is not None:
+        teacher = replace(recipe.teacher, **short, mixup=0.0, cutmix=0.0)
+    if stage == "distill" and recipe.distill is not None:
+        student = replace(recipe.distill, **short, share=1.0, mixup=0.0, cutmix=0.0)
+    changed: dict[str, Any] = {
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "second": later,
+        "teacher": teacher,
+        "distill": student,
+        "cluster": None,
+    }
+    return replace(recipe, seed=0, **changed)
 
 
 @cache
@@ -137,11 +152,16 @@ def _flops(stage: str, recipe: Recipe, classes: int) -> int:
     model = _on_no_device(stage, recipe, classes)  # not counted: what is looked at in making it
     with torch.device("meta"):
         images = _input(stage, recipe, model, 2)  # one has no batch statistics
+    teacher = None if recipe.teacher is None else _on_no_device("teacher", recipe, classes)
     with FlopCounterMode(display=False) as counter:
         loss = _trained_by(model, recipe, stage, images)
         if loss.requires_grad:
             loss.backward()
-    return counter.get_total_flops() // 2
+        if stage == "distill" and teacher is not None:
+            with torch.no_grad():
+                teacher(images)
+    passes = 2 if stage == "teacher" and recipe.teacher is not None and recipe.teacher.rho else 1
+    return passes * counter.get_total_flops() // 2
 
 
 def _input(stage: str, recipe: Recipe, model: nn.Module, images: int) -> Tensor:
@@ -160,7 +180,8 @@ def _trained_by(model: nn.Module, recipe: Recipe, stage: str, images: Tensor) ->
 
 
 def _views(stage: str, recipe: Recipe) -> int:
-    return loss_of(recipe.finetune).views if stage == "finetune" else 1
+    settings = {"finetune": recipe.finetune, "teacher": recipe.teacher}.get(stage)
+    return 1 if settings is None else loss_of(settings).views
 
 
 def _kept(recipe: Recipe, stage: str, classes: int, images: int) -> int:
@@ -224,8 +245,9 @@ def _alike(record: Record, stage: str, recipe: Recipe) -> bool:
     config, own = record.config, recipe.stage(stage)
     sizes = [values["data"].get("image_size") for values in (config, own)], [v["data"]["name"] for v in (config, own)]
     decoder = ("mask_ratio", "decoder_width", "decoder_depth")
-    decisive = ("batch_size", "accumulation_steps", "precision", "method", *decoder)
-    same = all(config[stage].get(key) == own[stage].get(key) for key in decisive)
+    decisive = ("batch_size", "accumulation_steps", "precision", "method", "size", "rho", *decoder)
+    same = config.get("teacher", {}).get("size") == own.get("teacher", {}).get("size")
+    same &= all(config[stage].get(key) == own[stage].get(key) for key in decisive)
     return same and config["model"] == own["model"] and all(len(set(pair)) == 1 for pair in sizes)
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from livt.config import PretrainConfig, Recipe, with_overrides
+from livt.lab.deit_lt import deit_lt, distilled
 from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.mdcs import mdcs
 from livt.lab.suites import SUITES, Suite, with_parts
@@ -208,12 +209,15 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "rivals": rivals,
     "mdcs": mdcs,
     "clustering": clustering,
+    "deit_lt": deit_lt,
 }
 # Of these a page asks only where a suite has a run: to name their arms, their costs are counted, or they have runs of
 # other experiments.
-COUNTED = ("leaderboard", "rivals")
+COUNTED = ("leaderboard", "rivals", "deit_lt")
 # What a build shows from the records that there are, and trains only where a suite names it.
 ON_DEMAND = (*COUNTED, "mdcs", "clustering")
+# Of those that a page looks for by arms that need no cost, their function.
+SOUGHT_BY = {"deit_lt": distilled}
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:

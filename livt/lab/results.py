@@ -14,7 +14,8 @@ from livt.lab.find import find
 from livt.lab.runs import Record, RunStore
 from livt.lab.train import train_all
 
-METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95", "survivors"]
+METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95"]
+RARE = ("early_distance", "survivors")  # a column where a run has it
 COLUMNS = ["arm", "loss", "size", "seed", *METRICS, "part", "run"]
 
 
@@ -60,7 +61,9 @@ def results(
     Values are percentages, nan for an empty group.
 
     ``arms`` None takes the loss as the arm. Runs of no arm are left out. ``part`` "posthoc" gives the metrics of plain
-    losses after their balanced bias was taken from the logits at test; a run of a balanced loss has none.
+    losses after their balanced bias was taken from the logits at test; a run of a balanced loss has none. A run with
+    several heads has a row for each besides, of the arm "<arm>, <head>". What is ``RARE`` has a column where a run has
+    it.
     """
     names: dict[Recipe, list[str]] = {}
     for name, recipe in (arms or {}).items():
@@ -71,20 +74,26 @@ def results(
         found = run.result.get(part) if part else run.result
         if found is None:
             continue
-        loss = recipe.finetune.loss if recipe.cluster is None else recipe.cluster.method
+        other = "deit_lt" if recipe.distill else recipe.cluster.method if recipe.cluster else None
+        loss = other or recipe.finetune.loss
         named = loss if recipe.second is None else f"{loss}, {recipe.second.method}"
         for arm in names.get(told(recipe), []) if arms else [named]:
-            about = {"arm": arm, "loss": loss, "size": recipe.model.size, "seed": recipe.seed}
-            rows.append({**about, **{name: found.get(name) for name in METRICS}, "part": part, "run": run.id})
-    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(METRICS, float))
+            about = {"loss": loss, "size": recipe.model.size, "seed": recipe.seed, "run": run.id}
+            heads = {} if part else run.result.get("heads", {})
+            every = {arm: (found, part)} | {f"{arm}, {head}": (own, f"heads.{head}") for head, own in heads.items()}
+            for name, (scores, where) in every.items():
+                values = {metric: scores.get(metric) for metric in METRICS}
+                values |= {metric: scores[metric] for metric in RARE if metric in scores}
+                rows.append({"arm": name, **about, **values, "part": where})
+    more = [metric for metric in RARE if any(metric in row for row in rows)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *more]).astype(dict.fromkeys(METRICS, float))
     order = {name: i for i, name in enumerate(arms or PAPER_LOSSES)}
     return table.sort_values("arm", key=lambda column: column.map(order), kind="stable", ignore_index=True)
 
 
 def told(recipe: Recipe) -> Recipe:
-    """Return what the record of a recipe's last run says of it, at seed 0: of clustering, nothing of fine-tuning."""
-    recipe = replace(recipe, seed=0)
-    return recipe_of("cluster", recipe.stage("cluster")) if recipe.cluster is not None else recipe
+    """Return a recipe at seed 0 as its run tells it, without what does not decide the run."""
+    return replace(recipe_of(recipe.last_stage, recipe.stage(recipe.last_stage)), seed=0)
 
 
 def curves(runs: Sequence[Record]) -> pd.DataFrame:

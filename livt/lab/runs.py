@@ -57,7 +57,7 @@ class Record:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of a run; where its configuration has no fine-tuning, any settings stand for that."""
+        """A recipe that trains this run; what the run does not depend on is anything (``livt.lab.check.recipe_of``)."""
         return recipe_of(self.stage, self.config)
 
     @property

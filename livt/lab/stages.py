@@ -20,12 +20,14 @@ from livt.lab.environment import code_of
 from livt.lab.failures import RunError
 from livt.lab.runs import Record, RunStore, damaged
 from livt.lab.weights import read_weights
-from livt.losses import loss_of
+from livt.losses import Loss, loss_of
 from livt.mae import encoder_weights
 from livt.models import MAX_BLOCKS
 from livt.pretrain import create_mae, pretrain
+from livt.rivals.distill import create_student, distill
 from livt.rivals.methods import method_of
 from livt.rivals.second import create_second, second
+from livt.rivals.teacher import create_teacher, teacher
 
 Weights = Mapping[str, Tensor]
 
@@ -52,8 +54,15 @@ class Stage:
 
 
 def _loss_module(recipe: Recipe) -> list[str]:
-    create = loss_of(recipe.finetune).create
-    return [getattr(create, "func", create).__module__]  # a partial is of the module of its function
+    return [_module_of(loss_of(recipe.finetune))]
+
+
+def _module_of(loss: Loss) -> str:
+    return getattr(loss.create, "func", loss.create).__module__  # a partial is of the module of its function
+
+
+def _teacher_modules(recipe: Recipe) -> list[str]:
+    return [] if recipe.teacher is None else [_module_of(loss_of(recipe.teacher))]
 
 
 def _second_modules(recipe: Recipe) -> list[str]:
@@ -71,6 +80,8 @@ STAGES = {
     ),
     "second": Stage(train=second, model=create_second, needs={"finetune": "first"}, uses=_second_modules),
     "cluster": Stage(train=cluster, model=create_clusters, needs={"pretrain": "encoder"}),
+    "teacher": Stage(train=teacher, model=create_teacher, uses=_teacher_modules),
+    "distill": Stage(train=distill, model=create_student, needs={"teacher": "taught_by"}, uses=_teacher_modules),
 }
 
 
@@ -86,6 +97,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.cluster is not None:
         with torch.device("meta"):
             create_clusters(recipe, load_dataset(recipe.data).num_classes)
+    if recipe.teacher is not None:
+        with torch.device("meta"):
+            create_teacher(recipe, load_dataset(recipe.data).num_classes)
 
 
 def run_id(stage: str, recipe: Recipe, store: RunStore) -> str:

@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from livt.companion.claims import Contrast
+from livt.companion.contrasts import Contrast
 from livt.companion.plots import WIDTH
 from livt.companion.statistics import estimate
 
