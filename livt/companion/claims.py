@@ -24,8 +24,7 @@ def _between_losses(label: str, metric: str, floor: float, **weights: float) -> 
 
 
 def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[Claim, ...]:
-    """Return the ledger, C1 to C12 and the neighbours' claims; ``sizes`` are those of the suite that is judged, smallest
-    first.
+    """Return the ledger, C1 to C12 and the neighbours' claims; ``sizes``: of the suite that is judged, smallest first.
 
     All limits come from the published tables and logs. Those of C4 to C6 were written before any run on the test
     split, those of C1 to C3, C10 and C12 before the runs of their experiments; runs of the loss ablation, in an earlier
