@@ -58,7 +58,9 @@ def calls(monkeypatch) -> Iterator[list[tuple[str, str, dict]]]:
     for table, entries in tables:
         table.clear()
         table.update(entries)
+    stages._untrained.cache_clear()  # models of the stages as they are elsewhere, and then of these
     yield made
+    stages._untrained.cache_clear()
     for (table, _), entries in zip(tables, before, strict=True):  # monkeypatch would put them back in another order
         table.clear()
         table.update(entries)

@@ -48,7 +48,7 @@ def costs(suite: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).fillna("-")
 
 
-def step(recipe: Recipe) -> str:
+def stages(recipe: Recipe) -> str:
     """Return what an image costs in each stage of a recipe, in words."""
     classes = classes_of(recipe.data)
     each = [(stage, flops_of(stage, recipe, classes)) for stage in recipe.up_to(recipe.last_stage)]

@@ -40,7 +40,8 @@ REDIRECT = re.compile(r'<meta\s+http-equiv="refresh"', re.IGNORECASE)
 # Sphinx falls back to the image's path where no alternative text is given.
 PATH_AS_ALT = re.compile(r"\.(png|svg|jpe?g|gif|webp)$", re.IGNORECASE)
 # MathJax describes its formulae to assistive technology itself; its thousands of elements only take time.
-AXE_IGNORED = ["mjx-container"]
+# The rows of a long table are alike.
+AXE_IGNORED = ["mjx-container", "tr:nth-child(n+20)"]
 # The page with the most code stands for all others where the colours of code are examined in dark: axe takes long.
 CODE_PAGE = "notebooks/logit_bias_derivation.html"
 SERIOUS = ("serious", "critical")
