@@ -227,16 +227,16 @@ def test_a_truncated_or_damaged_image_is_one_line(form):
 
 
 @pytest.fixture(scope="module")
-def trained(smoke_runs) -> RunStore:
-    assert cli.main(["finetune", "smoke", "--runs", str(smoke_runs), "--device", "cpu", "--quiet"]) == 0
-    return RunStore(smoke_runs)
+def trained(tmp_path_factory) -> RunStore:
+    """A store of two runs: what is done to it is done to copies."""
+    store = RunStore(tmp_path_factory.mktemp("trained"))
+    assert cli.main(["finetune", "smoke", "--runs", str(store.root), "--device", "cpu", "--quiet"]) == 0
+    return store
 
 
 @pytest.fixture(scope="module")
 def fine(trained) -> str:
-    return next(
-        i for i in trained.ids() if i.startswith("finetune") and trained.load(i).config["finetune"]["loss"] == "bal_bce"
-    )
+    return next(i for i in trained.ids() if i.startswith("finetune"))
 
 
 def files_of(store: RunStore, run_id: str) -> dict[str, bytes]:

@@ -108,6 +108,11 @@ class Chapter:
         every = [self._panel(name, names) for name in (self.suite, *others)]
         return [panel for panel in every if panel.records]
 
+    def shows(self, experiment: str, suite: str) -> bool:
+        """Return whether pages show an experiment on a suite: where costs are counted for it, only if it has a run."""
+        on_page = experiment in experiments.shown(suite)
+        return on_page and (experiment not in experiments.COUNTED or self._has(experiment, suite))
+
     @cached_property
     def _raced(self) -> frozenset[str]:
         """Suites that have a run of the leaderboard beside the paper's losses: of others, its costs are not counted."""
@@ -129,7 +134,7 @@ class Chapter:
         arms: dict[str, Recipe] = {}
         wanted: list[Recipe] = []
         for name in names:
-            if name in experiments.shown(suite) and (name not in experiments.COUNTED or self._has(name, suite)):
+            if self.shows(name, suite):
                 arms |= experiments.arms(name, suite)
                 trains = suite == self.suite and name in experiments.trained(suite)
                 own = self.seeds if trains else ()  # what the chapter does not train, it shows whole

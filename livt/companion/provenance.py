@@ -75,8 +75,6 @@ def runs_frame(records: Sequence[Record], arms: Arms, base: Recipe) -> pd.DataFr
     for run in records:
         about = run.environment
         used = {} if run.stage == "pretrain" else uses.get(told(run.recipe), {})
-        if not used and run.config["data"].get("evaluation") == "validation":
-            used = {"choice of settings": ["on validation images"]}
         if not used:
             ids: dict[str, set[str]] = {}
             for follower in starts.get(run.id, []):
@@ -147,8 +145,10 @@ def curve(run: Record) -> str:
     return sparkline(values, text, top=top)
 
 
-def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[str, str]) -> str:
-    """Return the table of all runs as HTML: an anchor per run; the book's script adds a field that filters.
+def runs_table(
+    records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[str, str], title: str = "All runs"
+) -> str:
+    """Return a table of runs as HTML: an anchor per run; the book's script adds a field that filters all runs.
 
     frame: ``runs_frame`` of the records, with a column ``data`` where they are of several suites. numbers: the result
     of each run as HTML, by its id: accuracy, or the loss of a pretraining. What all rows have in common is left to
@@ -190,9 +190,10 @@ def runs_table(records: Sequence[Record], frame: pd.DataFrame, numbers: Mapping[
     head = "".join(f'<th scope="col" data-kind="{kind}">{escape(name)}</th>' for name, kind in columns.items())
     body = "\n".join(rows)
     return (
-        '<div class="livt-all-runs-box" style="max-height: 80vh; overflow: auto" role="region" aria-label="All runs" '
-        'tabindex="0">\n'
-        f'<table class="livt-all-runs livt-sortable" id="livt-all-runs">\n<thead><tr>{head}</tr></thead>\n'
+        '<div class="livt-all-runs-box" style="max-height: 80vh; overflow: auto" role="region" '
+        f'aria-label="{title}" tabindex="0">\n'
+        f'<table class="livt-all-runs livt-sortable" id="livt-{title.lower().replace(" ", "-")}">\n'
+        f"<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 

@@ -582,7 +582,7 @@ def test_all_lines_are_printed(open_page):
 def test_without_scripts_the_static_figures_stand(open_page):
     page = open_page(java_script_enabled=False)
     images = page.locator(".livt-fallback img")
-    assert images.count() == 6
+    assert images.count() == 7
     for image in images.all():
         assert image.is_visible()
         assert image.bounding_box()["width"] > 300
@@ -592,9 +592,9 @@ def test_without_scripts_the_static_figures_stand(open_page):
 def test_with_scripts_the_live_figures_take_their_place(open_page):
     page = open_page()
     assert not any(image.is_visible() for image in page.locator(".livt-fallback img").all())
-    assert page.locator(".livt-live").count() == 7
+    assert page.locator(".livt-live").count() == 8
     charts = page.locator("svg.livt-plot, svg.livt-pixels")
-    assert charts.count() == 18
+    assert charts.count() == 20
     for chart in charts.all():
         assert chart.is_visible()
         assert chart.get_attribute("role") == "img"
@@ -604,7 +604,7 @@ def test_with_scripts_the_live_figures_take_their_place(open_page):
 def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
     page = open_page()
     controls = page.locator("input, select")
-    assert controls.count() == 14 + len(LINE)
+    assert controls.count() == 16 + len(LINE)
     for element in controls.all():
         assert element.evaluate("e => e.labels.length === 1 && e.labels[0].textContent.length > 3")
     reached = set()
@@ -624,7 +624,7 @@ def test_every_control_has_a_label_and_the_keyboard_reaches_it(open_page):
         "all",
         "again",
     } <= reached
-    assert {"data", "group", "start", "removal"} <= reached
+    assert {"data", "group", "start", "removal", "mass"} <= reached
 
 
 def test_no_number_is_missing(open_page):
