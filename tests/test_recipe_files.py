@@ -30,7 +30,12 @@ def test_every_field_has_its_meaning_and_no_other_name_has_one():
     others = ({"cluster.method": "sp2ot"}, {"meta.concentration": 1})
     every += [with_overrides(RECIPES["smoke"](), change) for change in others]
     assert {name for name in FIELDS if "." not in name} == set.union(*map(fields, every))
-    assert {name for name in FIELDS if "." in name} == {"cluster.method", "pretrain.data", "second.options", "teacher.size"}
+    assert {name for name in FIELDS if "." in name} == {
+        "cluster.method",
+        "pretrain.data",
+        "second.options",
+        "teacher.size",
+    }
     texts = "".join(map(write_recipe, every))
     own = {name for name in FIELDS if name != "pretrain.data"}  # which these recipes have not
     assert all(f"  # {FIELDS[name]}" in texts for name in own)
