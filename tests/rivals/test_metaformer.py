@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from livt import __main__ as cli
+from livt.companion import metaformer as page
+from livt.companion.chapter import Panel
 from livt.companion.claims import claims
+from livt.companion.plots import WIDTH
+from livt.companion.plots.metaformer import idea
 from livt.config import with_overrides
 from livt.data.sets import load_dataset
 from livt.finetune import create_classifier
@@ -309,6 +314,26 @@ def test_arms_differ_by_loss_and_information_alone():
     named = {arm.partition(", ")[0] for contrast in claim.contrasts for arm in contrast.weights}
     assert named <= set(found)
     assert all(contrast.floor == 0 and not contrast.published for contrast in claim.contrasts)
+
+
+def test_the_chapter_shows_what_there_is(store):
+    found = {"ce/0": ARMS["ce/0"], "bal_bce/6": RECIPE}
+    panel = Panel("smoke", found, tuple(find(found.values(), store).values()), store)
+    shown = page.each([panel], page.scores)
+    assert "Bal-BCE, 2.8 bits" in shown
+    assert "CE, 0.0 bits" not in shown, "it has no run"
+    assert '[[1,"accuracy",["' in shown
+    assert "Bal-BCE, 2.8 bits" in page.gains(panel)
+    looks = page.figure(panel)
+    assert "bal_bce/6, missing" in looks
+    assert "ce/0" not in looks
+    assert "<strong>D3: " in page.verdict(panel)
+    assert page.each([], page.scores) == "<p>MetaFormer has not been run yet.</p>"
+    known = page.information("smoke").bits.astype(float)
+    assert known.is_monotonic_increasing
+    assert known[0] == 0
+    assert idea().get_figwidth() <= WIDTH
+    plt.close("all")
 
 
 # ---------------------------------------------------------------- what is refused
