@@ -42,7 +42,7 @@ def information(suite: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("concentration")
 
 
-def step(suite: str) -> str:
+def cost(suite: str) -> str:
     """Return what an image costs in fine-tuning with and without the tokens of metadata, in words."""
     recipe = arms("metaformer", suite)["ce/0"]
     classes = classes_of(recipe.data)
