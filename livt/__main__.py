@@ -52,7 +52,7 @@ def _message(error: Exception) -> str:
 def _run(options: argparse.Namespace) -> int:
     check_options(options)
     match options.command:
-        case "pretrain" | "finetune" | "second" | "cluster" | "distill":
+        case "pretrain" | "finetune" | "second" | "cluster" | "distill" | "meta":
             from livt.cli.training import train
 
             return train(options)

@@ -61,6 +61,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cluster": ("pretrain",),
     "teacher": (),
     "distill": ("teacher",),
+    "meta": ("pretrain",),
 }
 # method of a second stage: what its default section has other than 10 epochs on each image in turn, by its paper
 SECOND_SETTINGS: dict[str, dict[str, Any]] = {
@@ -90,6 +91,7 @@ LIMITS = {
     "decoder_depth": 256,
     "decoder_heads": 1024,
     "tau": 1000,
+    "concentration": 1_000_000,
     "mixup": 1000,
     "cutmix": 1000,
     "seed": 2**63 - 1,
@@ -509,10 +511,30 @@ class DistillConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetaConfig(FinetuneConfig):
+    """Fine-tuning with a synthetic place and day of the year of each image as extra tokens (MetaFormer, Diao et al.).
+
+    ``concentration`` of these around the place and day of the image's class (``livt.rivals.metadata``): 0 says nothing
+    of the class. ``masked``: share of the training images whose metadata are hidden at first; it falls linearly to 0.
+    """
+
+    concentration: float
+    masked: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.concentration >= 0, f"meta.concentration must not be negative, not {self.concentration:g}")
+        _require(0 <= self.masked <= 1, f"meta.masked must lie in [0, 1], not {self.masked:g}")
+        _require(not (self.mixup or self.cutmix), "meta.mixup and meta.cutmix must be 0: metadata are of one image")
+        _require(self.sampling == "image", "meta.sampling must be 'image'")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(_Section):
     """Everything that decides a result, apart from the images themselves. ``pretrain`` None trains from scratch;
     ``second`` None ends with the fine-tuned classifier. With ``cluster`` the result is that of clustering the
-    pretrained features, with ``distill`` that of a student, from scratch, of the ``teacher``; nothing is fine-tuned.
+    pretrained features, with ``distill`` that of a student, from scratch, of the ``teacher``, with ``meta`` that of
+    fine-tuning with metadata; ``finetune`` then has no part in it.
     """
 
     data: DataConfig
@@ -523,6 +545,7 @@ class Recipe(_Section):
     cluster: ClusterConfig | None = since(2, None)
     teacher: TeacherConfig | None = since(2, None)
     distill: DistillConfig | None = since(2, None)
+    meta: MetaConfig | None = since(2, None)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -540,6 +563,16 @@ class Recipe(_Section):
                 self.model.size in MODEL_SIZES,
                 f"distill must be null: a student is a Vision Transformer, not {self.model.size}",
             )
+        if self.meta is not None:
+            others = (self.second, self.cluster, self.teacher, self.distill)
+            _require(
+                all(stage is None for stage in others),
+                "meta takes the place of fine-tuning: second, cluster, teacher and distill must be null",
+            )
+            _require(
+                self.model.size in MODEL_SIZES,
+                f"meta must be null: metadata are tokens of a Vision Transformer, not of {self.model.size}",
+            )
         for name, stage, size in (
             ("pretrain", self.pretrain, self.pretrain_data.size),
             ("finetune", self.finetune, self.data.size),
@@ -547,6 +580,7 @@ class Recipe(_Section):
             ("cluster", self.cluster, self.data.size),
             ("teacher", self.teacher, self.data.size),
             ("distill", self.distill, self.data.size),
+            ("meta", self.meta, self.data.size),
         ):
             height, width = size
             _require(
@@ -638,20 +672,26 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """Return the recipe with values set by dotted path, such as ``{"finetune.tau": 1.05}``.
 
     A string is read as JSON where that gives the field's type. In a recipe without a second stage, ``second.method``
-    brings one, with the settings of its fine-tuning and of the method's paper (:func:`second_settings`), and so does
-    ``cluster.method`` (:func:`cluster_settings`). Unknown paths, wrong types and impossible values are a ValueError
-    that names the path.
+    brings one, with the settings of its fine-tuning and of the method's paper (:func:`second_settings`), and so do
+    ``cluster.method`` (:func:`cluster_settings`) and ``meta.concentration`` (:func:`meta_settings`). Unknown paths,
+    wrong types and impossible values are a ValueError that names the path.
     """
-    later = {path: value for path, value in overrides.items() if path.startswith(("second.", "cluster."))}
+    later = {path: value for path, value in overrides.items() if path.startswith(("second.", "cluster.", "meta."))}
     values = overridden(recipe.to_dict(), {path: overrides[path] for path in overrides if path not in later})
     for path in later:
         name = path.partition(".")[0]
         if values[name] is None:
-            method = later.get(f"{name}.method")
-            kind = {"second": "second stage", "cluster": "clustering"}[name]
-            _require(method is not None, f"{path}: this recipe has no {kind}: set {name}.method")
-            second = name == "second"
-            values[name] = second_settings(values["finetune"], str(method)) if second else cluster_settings(str(method))
+            key = "concentration" if name == "meta" else "method"
+            given = later.get(f"{name}.{key}")
+            kind = {"second": "second stage", "cluster": "clustering", "meta": "stage with metadata"}[name]
+            _require(given is not None, f"{path}: this recipe has no {kind}: set {name}.{key}")
+            match name:
+                case "second":
+                    values[name] = second_settings(values["finetune"], str(given))
+                case "cluster":
+                    values[name] = cluster_settings(str(given))
+                case _:
+                    values[name] = meta_settings(values["finetune"])
     overridden(values, later)
     try:
         return Recipe.from_dict(values)
@@ -674,6 +714,14 @@ def cluster_settings(method: str) -> dict[str, Any]:
     epochs = 1 if method == "k_means" else 50
     section = ClusterConfig(method=method, epochs=epochs, warmup_epochs=0.0, batch_size=64, base_lr=0.02)
     return section.to_dict() | {"weight_decay": 0.0}
+
+
+def meta_settings(finetune: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default section of fine-tuning with metadata: as fine-tuning, but that no images are mixed.
+
+    finetune: the JSON values of that section.
+    """
+    return copy.deepcopy(dict(finetune)) | {"mixup": 0.0, "cutmix": 0.0, "concentration": 0.0, "masked": 1.0}
 
 
 def overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_overrides_read_json_and_plain_words():
 
 def test_unknown_and_missing_keys_of_json_are_named():
     values = smoke().to_dict()
-    known = "cluster, data, distill, finetune, model, pretrain, second, seed, teacher"
+    known = "cluster, data, distill, finetune, meta, model, pretrain, second, seed, teacher"
     with pytest.raises(ValueError, match=f"unknown key 'colour'; Recipe has {known}"):
         Recipe.from_dict(values | {"colour": 1})
     del values["model"]

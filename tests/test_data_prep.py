@@ -436,6 +436,63 @@ def test_inat_text_lists_do_as_well(inaturalist, tmp_path, capsys):
     assert (tmp_path / "json/inat18/files.csv").read_bytes() == (tmp_path / "text/inat18/files.csv").read_bytes()
 
 
+def test_inat_places_and_dates_are_read(inaturalist, tmp_path, capsys):
+    """The official form: a list by image id, in degrees, with a time of day; null where not known."""
+    entries = [
+        {"id": 0, "lat": 90.0, "lon": 12.0, "loc_uncert": 5, "date": "2017-01-01 14:34:12+00:00", "date_c": -1.0},
+        {"id": 1, "lat": 0.0, "lon": -90.0, "loc_uncert": None, "date": None, "user_id": 7},
+        {"id": 2, "lat": None, "lon": None, "loc_uncert": None, "date": "2016-07-02 00:00:00+00:00"},
+        {"id": 3, "lat": 30.0, "lon": 60.0, "date": "2016-04-01"},
+    ]
+    put(inaturalist / "train2018_locations.json", json.dumps(entries))
+    put(inaturalist / "val2018_locations.json", "[]")
+    status, out, _ = call(inat18, inaturalist, tmp_path / "data", "--metadata", capsys=capsys)
+    assert status == 0
+    path = tmp_path / "data/inat18.metadata.csv"
+    assert f"{path}: 3 places and 3 days of 36 images" in out
+    table = pd.read_csv(path).set_index("path")
+    assert set(table.index) == {
+        str(p.relative_to(tmp_path / "data/inat18")) for p in tmp_path.rglob("inat18/*/*/*.jpg")
+    }
+    place, day = ["x", "y", "z"], ["sin", "cos"]
+    rows = [table.loc[f"train/000{i // 2}/train{i % 2}.jpg"] for i in range(4)]
+    assert rows[0][place].tolist() == pytest.approx([0, 0, 1])
+    assert rows[0][day].tolist() == [0.0, 1.0]
+    assert rows[1][place].tolist() == pytest.approx([0, -1, 0])
+    assert rows[1][day].tolist() == [0.0, 0.0]
+    assert rows[2][place].tolist() == [0.0, 0.0, 0.0]
+    assert rows[2][day].tolist() == pytest.approx([0, -1]), "the middle of a year of 366 days"
+    root = 3**0.5
+    assert rows[3][place].tolist() == pytest.approx([root / 4, 3 / 4, 1 / 2])
+    assert [(row.place, row.day) for row in rows] == [(1, 1), (1, 0), (0, 1), (1, 1)]
+    nothing = table.loc["val/0011/val0.jpg"]
+    assert not nothing.any(), "of an image that the file lacks"
+    others = table[table.place][place]
+    assert (others**2).sum(axis=1).tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "train2018_locations.json is missing; it is in inat2018_locations.zip"),
+        ("{", "train2018_locations.json is not JSON (JSONDecodeError"),
+        ('{"id": 3}', "does not give places and dates of images (TypeError"),
+        ('[{"lat": 1}]', "does not give places and dates of images (KeyError: 'id')"),
+        ('[{"id": 0, "lat": 91, "lon": 0}]', "there is no place of latitude 91 and longitude 0"),
+        ('[{"id": 0, "lat": "1", "lon": 0}]', "(TypeError"),
+        ('[{"id": 0, "date": "2017-13-01"}]', "(ValueError: month must be in 1..12"),
+    ],
+)
+def test_inat_places_and_dates_that_cannot_be_used(inaturalist, tmp_path, capsys, content, message):
+    if content is not None:
+        put(inaturalist / "train2018_locations.json", content)
+    status, _, err = call(inat18, inaturalist, tmp_path / "data", "--metadata", capsys=capsys)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "data/inat18").exists(), "read before anything is made"
+
+
 def test_inat_labels_in_string_order_are_refused(inaturalist, tmp_path, capsys):
     path = inaturalist / "train2018.json"
     official = json.loads(path.read_text())

@@ -116,5 +116,5 @@ def test_the_paper_can_be_read():
     """What a newcomer reads is about 2,000 lines, and no module of it is long."""
     beside = {"livt.distributed", "livt.resnets"}  # what connects processes, and what a ViT is compared with
     lines = {name: len(module_file(name).read_text().splitlines()) for name in PAPER if name not in beside}
-    assert sum(lines.values()) < 2300, lines
+    assert sum(lines.values()) < 2350, lines
     assert max(count for name, count in lines.items() if name != "livt.config") < 300, lines

@@ -26,14 +26,15 @@ def fields(section) -> set[str]:
 
 
 def test_every_field_has_its_meaning_and_no_other_name_has_one():
-    every = [with_overrides(RECIPES["smoke"](), {f"{stage}.method": "crt"}) for stage in ("second", "cluster")]
-    every.append(distilled(SUITES["smoke"])["deit_lt"])
+    every = [with_overrides(RECIPES["smoke"](), {"second.method": "crt"}), distilled(SUITES["smoke"])["deit_lt"]]
+    others = ({"cluster.method": "sp2ot"}, {"meta.concentration": 1})
+    every += [with_overrides(RECIPES["smoke"](), change) for change in others]
     assert {name for name in FIELDS if "." not in name} == set.union(*map(fields, every))
     assert {name for name in FIELDS if "." in name} == {
+        "cluster.method",
         "pretrain.data",
         "second.options",
         "teacher.size",
-        "cluster.method",
     }
     texts = "".join(map(write_recipe, every))
     own = {name for name in FIELDS if name != "pretrain.data"}  # which these recipes have not

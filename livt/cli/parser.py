@@ -47,6 +47,7 @@ def build_parser() -> Parser:
         "finetune": "BFT: train a classifier",
         "cluster": "cluster pretrained features without labels, such as --set cluster.method=sp2ot",
         "distill": "DeiT-LT: train a teacher, and a student that learns from it, such as deit_lt_imagenet_lt",
+        "meta": "MetaFormer: fine-tune with synthetic metadata as tokens, such as --set meta.concentration=10",
         "second": "train a second stage on a classifier, such as --set second.method=crt",
     }
     for stage, text in stages.items():

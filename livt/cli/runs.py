@@ -185,6 +185,8 @@ def _describe(row: Mapping[str, Any]) -> str:
     loss = f", {config['finetune']['loss']}" if "finetune" in config else ""
     method = "".join(f", {config[stage]['method']}" for stage in ("second", "cluster") if stage in config)
     taught = f", {config['teacher']['size']} by {config['teacher']['loss']}" if "teacher" in config else ""
+    if "meta" in config:
+        loss = f", {config['meta']['loss']}, metadata of concentration {config['meta']['concentration']:g}"
     return f"{row['id']}  {what}{loss}{method}{taught}: {outcome(row['result'])}"
 
 

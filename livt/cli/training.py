@@ -20,6 +20,8 @@ def train(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.recipe} has no second stage: give it one, such as --set second.method=crt")
     if last == "cluster" and recipe.cluster is None:
         raise ValueError(f"{options.recipe} clusters nothing: give it a method, such as --set cluster.method=sp2ot")
+    if last == "meta" and recipe.meta is None:
+        raise ValueError(f"{options.recipe} has no metadata: give it some, such as --set meta.concentration=10")
     if options.dry_run:
         return _tell_costs([(stage, recipe) for stage in recipe.up_to(last)], options)
 

@@ -16,6 +16,7 @@ UNITS = {
     "ece": "points of ECE",
     "share_to_95": "points of training share",
     "early_distance": "pixels",
+    "tail_lead": "points of few-shot minus many-shot accuracy",
     "survivors": "points of the share of small classes",
 }
 

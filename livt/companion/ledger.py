@@ -26,6 +26,7 @@ CHAPTERS = {
     "deit_lt": "DeiT-LT",
     "loss_ablation": "the loss ablation",
     "mdcs": "experts that disagree",
+    "metaformer": "metadata as tokens",
     "model_size": "model size",
     "recipes_lt_vs_balanced": "three recipes",
     "sp2ot": "clustering without labels",

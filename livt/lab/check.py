@@ -14,7 +14,7 @@ from livt.clustering import methods as clustering
 from livt.config import MODEL_SIZES, RUN_FORMAT, STAGES, Recipe
 from livt.lab.recipes import smoke
 from livt.losses import loss_of
-from livt.rivals.distill import HEADS
+from livt.rivals import distill, metaformer
 from livt.rivals.methods import method_of
 
 RUN_ID = re.compile(rf"({'|'.join(STAGES)})-[0-9a-f]{{12}}")
@@ -67,6 +67,7 @@ _YES_NO = _Kind("true or false", lambda value: isinstance(value, bool))
 _DIGEST = _Kind("a digest", lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{1,64}", value) is not None)
 
 _GROUPS = {group: _or_null(_PERCENT) for group in ("many", "medium", "few")}  # null: a group without classes
+_LEAD = _or_null(_number("a difference of percentages", -100 - 1e-6, 100 + 1e-6))  # null: one has no classes
 _SCORES = {"accuracy": _PERCENT, "ece": _PERCENT, "mce": _PERCENT, **_GROUPS}
 _EPOCH = {"epoch": _whole(1), "lr": _AMOUNT, "train_loss": _LOSS}
 _CLUSTERS = {"accuracy": _PERCENT, **_GROUPS, **dict.fromkeys(("image_accuracy", "nmi", "f1"), _PERCENT)}
@@ -165,6 +166,8 @@ def _checked_recipe(stage: str, config: Mapping[str, Any]) -> Recipe:
             clustering.method_of(recipe.cluster)
         if recipe.teacher is not None:
             loss_of(recipe.teacher)
+        if recipe.meta is not None:
+            metaformer.meta_loss(recipe.meta)
         own = recipe.stage(stage)
     except ValueError as error:
         raise ValueError(f"the configuration: {error}") from None
@@ -194,9 +197,12 @@ def _check_result(result: Mapping[str, Any], stage: str, recipe: Recipe) -> None
     if stage == "distill":
         depth = MODEL_SIZES[recipe.model.size][1]
         distances = {"attention_distance": _list(_AMOUNT, depth), "early_distance": _AMOUNT}
-        _check(result, "the result", {"heads": _OBJECT, **distances}, {})
-        for head in HEADS:
-            _check(result["heads"].get(head), f"{head} of the result", _SCORES, {})
+        _check(result, "the result", distances, {})
+    if heads := {"distill": distill.HEADS, "meta": metaformer.HEADS}.get(stage, ()):
+        lead = {"tail_lead": _LEAD} if stage == "meta" else {}
+        _check(result, "the result", {"heads": _OBJECT, **lead}, {})
+        for head in heads:
+            _check(result["heads"].get(head), f"{head} of the result", _SCORES | lead, {})
     if "posthoc" in result:
         _check(result["posthoc"], "posthoc of the result", _SCORES, {})
     diagram = result.get("reliability")

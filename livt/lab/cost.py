@@ -130,6 +130,9 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
         teacher = replace(recipe.teacher, **short, mixup=0.0, cutmix=0.0)
     if stage == "distill" and recipe.distill is not None:
         student = replace(recipe.distill, **short, share=1.0, mixup=0.0, cutmix=0.0)
+    meta = recipe.meta if stage == "meta" else None
+    if meta is not None:
+        meta = replace(meta, **same | short, concentration=0.0, masked=1.0)
     changed: dict[str, Any] = {
         "pretrain": pretrain,
         "finetune": finetune,
@@ -137,6 +140,7 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
         "teacher": teacher,
         "distill": student,
         "cluster": None,
+        "meta": meta,
     }
     return replace(recipe, seed=0, **changed)
 

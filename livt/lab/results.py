@@ -15,7 +15,7 @@ from livt.lab.runs import Record, RunStore
 from livt.lab.train import train_all
 
 METRICS = ["many", "medium", "few", "accuracy", "ece", "mce", "share_to_95"]
-RARE = ("early_distance", "survivors")  # a column where a run has it
+RARE = ("early_distance", "survivors", "tail_lead")  # a column where a run has it
 COLUMNS = ["arm", "loss", "size", "seed", *METRICS, "part", "run"]
 
 
@@ -75,7 +75,7 @@ def results(
         if found is None:
             continue
         other = "deit_lt" if recipe.distill else recipe.cluster.method if recipe.cluster else None
-        loss = other or recipe.finetune.loss
+        loss = other or (recipe.meta or recipe.finetune).loss
         named = loss if recipe.second is None else f"{loss}, {recipe.second.method}"
         for arm in names.get(told(recipe), []) if arms else [named]:
             about = {"loss": loss, "size": recipe.model.size, "seed": recipe.seed, "run": run.id}

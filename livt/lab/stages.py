@@ -25,6 +25,7 @@ from livt.mae import encoder_weights
 from livt.models import MAX_BLOCKS
 from livt.pretrain import create_mae, pretrain
 from livt.rivals.distill import create_student, distill
+from livt.rivals.metaformer import create_metaformer, meta
 from livt.rivals.methods import method_of
 from livt.rivals.second import create_second, second
 from livt.rivals.teacher import create_teacher, teacher
@@ -65,6 +66,10 @@ def _teacher_modules(recipe: Recipe) -> list[str]:
     return [] if recipe.teacher is None else [_module_of(loss_of(recipe.teacher))]
 
 
+def _meta_modules(recipe: Recipe) -> list[str]:
+    return [] if recipe.meta is None else [_module_of(loss_of(recipe.meta))]
+
+
 def _second_modules(recipe: Recipe) -> list[str]:
     assert recipe.second is not None
     return [*_loss_module(recipe), method_of(recipe.second).adapt.__module__]
@@ -82,6 +87,7 @@ STAGES = {
     "cluster": Stage(train=cluster, model=create_clusters, needs={"pretrain": "encoder"}),
     "teacher": Stage(train=teacher, model=create_teacher, uses=_teacher_modules),
     "distill": Stage(train=distill, model=create_student, needs={"teacher": "taught_by"}, uses=_teacher_modules),
+    "meta": Stage(train=meta, model=create_metaformer, needs={"pretrain": "encoder"}, uses=_meta_modules),
 }
 
 
@@ -97,6 +103,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.cluster is not None:
         with torch.device("meta"):
             create_clusters(recipe, load_dataset(recipe.data).num_classes)
+    if recipe.meta is not None:
+        with torch.device("meta"):
+            create_metaformer(recipe, load_dataset(recipe.data).num_classes)
     if recipe.teacher is not None:
         with torch.device("meta"):
             create_teacher(recipe, load_dataset(recipe.data).num_classes)

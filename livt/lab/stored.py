@@ -15,6 +15,7 @@ from livt.lab.files import dump_json, write_atomically
 from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES, load_weights
 from livt.models import misfit, place, timm_config
+from livt.rivals.metaformer import MetaFormer, evaluation_metadata, predict_with
 from livt.rivals.second import prepare
 
 
@@ -30,6 +31,9 @@ def stored_logits(record: Record, store: RunStore, *, device: str = "cpu") -> tu
     model.load_state_dict(weights)
     augment = Augment(settings.augment, data.mean, data.std)
     place(model, torch.device(device), settings.precision)
+    if isinstance(model, MetaFormer):
+        given = evaluation_metadata(recipe, data)
+        return predict_with(model, data, given, augment, settings.precision), data.evaluation.labels.cpu()
     if record.stage == "second":
         prepare(model, recipe, data, augment)
     return predict(model, data.evaluation, augment, settings.precision)
