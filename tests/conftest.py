@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,10 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from livt.companion.chapter import Panel
-from livt.lab import experiments
-from livt.lab.find import find
-from livt.lab.runs import RunStore
+if TYPE_CHECKING:
+    from livt.companion.chapter import Panel
+
 
 torch.set_num_threads(1)
 
@@ -30,8 +30,13 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def panel_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Panel]:
+def panel_of(tmp_path_factory: pytest.TempPathFactory) -> "Callable[..., Panel]":
     """Return the panel of experiments on digit pairs, three seeds, of promoted records alone."""
+    # The speed tests, which this file serves too, run where the companion's packages are not installed.
+    from livt.companion.chapter import Panel
+    from livt.lab import experiments
+    from livt.lab.find import find
+    from livt.lab.runs import RunStore
 
     def panel_of(*names: str) -> Panel:
         arms = {arm: recipe for name in names for arm, recipe in experiments.arms(name, "digits").items()}

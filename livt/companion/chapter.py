@@ -128,7 +128,12 @@ class Chapter:
         if experiment not in experiments.SOUGHT_BY:
             return suite in self._raced
         arms = experiments.SOUGHT_BY[experiment](SUITES[suite]).values()
-        return bool(find([replace(arm, seed=seed) for arm in arms for seed in range(10)], self.store))
+        return bool(
+            find(
+                [replace(arm, seed=seed) for arm in arms for seed in experiments.seeds_of(experiment, suite)],
+                self.store,
+            )
+        )
 
     def _panel(self, suite: str, names: Iterable[str]) -> Panel:
         arms: dict[str, Recipe] = {}
