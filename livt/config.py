@@ -516,15 +516,22 @@ class MetaConfig(FinetuneConfig):
 
     ``concentration`` of these around the place and day of the image's class (``livt.rivals.metadata``): 0 says nothing
     of the class. ``masked``: share of the training images whose metadata are hidden at first; it falls linearly to 0.
+    ``ancestors``: 0, or on Tiny-ImageNet the metadata are WordNet's groups of at least so many classes instead
+    (``livt.rivals.ancestors``).
     """
 
     concentration: float
     masked: float = 1.0
+    ancestors: int = since(2, 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.concentration >= 0, f"meta.concentration must not be negative, not {self.concentration:g}")
         _require(0 <= self.masked <= 1, f"meta.masked must lie in [0, 1], not {self.masked:g}")
+        some = self.ancestors == 0 or 2 <= self.ancestors <= 200
+        _require(some, f"meta.ancestors must be 0, or from 2 to 200 classes, not {self.ancestors}")
+        alone = not (self.ancestors and self.concentration)
+        _require(alone, "meta.concentration must be 0 with meta.ancestors: one kind of metadata at a time")
         _require(not (self.mixup or self.cutmix), "meta.mixup and meta.cutmix must be 0: metadata are of one image")
         _require(self.sampling == "image", "meta.sampling must be 'image'")
 
@@ -572,6 +579,10 @@ class Recipe(_Section):
             _require(
                 self.model.size in MODEL_SIZES,
                 f"meta must be null: metadata are tokens of a Vision Transformer, not of {self.model.size}",
+            )
+            _require(
+                not self.meta.ancestors or self.data.name == "tiny_imagenet",
+                f"meta.ancestors must be 0: WordNet's groups are of data.name=tiny_imagenet, not {self.data.name}",
             )
         for name, stage, size in (
             ("pretrain", self.pretrain, self.pretrain_data.size),
@@ -721,7 +732,8 @@ def meta_settings(finetune: Mapping[str, Any]) -> dict[str, Any]:
 
     finetune: the JSON values of that section.
     """
-    return copy.deepcopy(dict(finetune)) | {"mixup": 0.0, "cutmix": 0.0, "concentration": 0.0, "masked": 1.0}
+    own = {"concentration": 0.0, "masked": 1.0, "ancestors": 0}
+    return copy.deepcopy(dict(finetune)) | {"mixup": 0.0, "cutmix": 0.0} | own
 
 
 def overridden(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

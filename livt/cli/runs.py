@@ -186,7 +186,11 @@ def _describe(row: Mapping[str, Any]) -> str:
     method = "".join(f", {config[stage]['method']}" for stage in ("second", "cluster") if stage in config)
     taught = f", {config['teacher']['size']} by {config['teacher']['loss']}" if "teacher" in config else ""
     if "meta" in config:
-        loss = f", {config['meta']['loss']}, metadata of concentration {config['meta']['concentration']:g}"
+        meta = config["meta"]
+        kind = f"concentration {meta['concentration']:g}"
+        if meta.get("ancestors"):
+            kind = f"WordNet's groups of {meta['ancestors']} classes and more"
+        loss = f", {meta['loss']}, metadata of {kind}"
     return f"{row['id']}  {what}{loss}{method}{taught}: {outcome(row['result'])}"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from html import escape
+from math import log2
 
 import pandas as pd
 
@@ -16,7 +17,8 @@ from livt.companion.report import change, number
 from livt.data.sets import classes_of
 from livt.lab.cost import flops_of
 from livt.lab.experiments import arms
-from livt.lab.metaformer import LEVELS, LOSSES
+from livt.lab.metaformer import GROUPS, LEVELS, LOSSES
+from livt.rivals import ancestors
 from livt.rivals.metadata import mutual_information
 
 COLUMNS = {"many": "many", "medium": "medium", "few": "few", "accuracy": "all"}
@@ -50,10 +52,30 @@ def cost(suite: str) -> str:
     return f"{with_tokens / 1e6:,.2f} MFLOP an image with two more tokens, {without / 1e6:,.2f} without"
 
 
+def groups() -> pd.DataFrame:
+    """Return what WordNet's groups know of Tiny-ImageNet's classes, by the least number of classes in a group."""
+    rows = {
+        least: {
+            "groups": ancestors.codes(least).shape[1],
+            "bits": f"{ancestors.information(least):.2f}",
+            "of": f"{log2(ancestors.CLASSES):.2f}",
+        }
+        for least in GROUPS
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("least classes in a group")
+
+
+def known_of(panel: Panel) -> dict[int, float]:
+    """Return the information of the metadata at each level of a panel, in bits; at the first they know nothing."""
+    if all(recipe.meta is not None and recipe.meta.ancestors for recipe in panel.arms.values()):
+        return {least: ancestors.information(least) for least in GROUPS}
+    return bits(len(panel.class_counts))
+
+
 def scores(panel: Panel) -> str:
     """Return the accuracy of each arm with its metadata, and with them shuffled and missing at test, as HTML."""
     measured, rows = panel.measured, {}
-    known = bits(len(panel.class_counts))
+    known = known_of(panel)
     for arm, name in _arms(panel).items():
         level = int(arm.partition("/")[2])
         row = {title: number(measured, arm, metric) for metric, title in COLUMNS.items()}
@@ -65,11 +87,13 @@ def scores(panel: Panel) -> str:
 
 def gains(panel: Panel) -> str:
     """Return what metadata of each level add to those that know nothing, by shot group, within a seed, as HTML."""
-    known, rows = bits(len(panel.class_counts)), {}
+    known, rows = known_of(panel), {}
+    nothing = next(iter(known))
     for arm, name in _arms(panel).items():
         loss, _, level = arm.partition("/")
-        if int(level):
-            row = {t: change(panel.measured, {arm: 1, f"{loss}/0": -1}, metric) for metric, t in COLUMNS.items()}
+        if int(level) != nothing:
+            less = {arm: 1, f"{loss}/{nothing}": -1}
+            row = {title: change(panel.measured, less, metric) for metric, title in COLUMNS.items()}
             rows[f"{name}, {known[int(level)]:.1f} bits"] = row
     return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("gain of metadata"))
 

@@ -13,7 +13,7 @@ from livt.config import PretrainConfig, Recipe, with_overrides
 from livt.lab.deit_lt import deit_lt, distilled
 from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.mdcs import mdcs
-from livt.lab.metaformer import metaformer
+from livt.lab.metaformer import ancestors, metaformer
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -212,12 +212,13 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "clustering": clustering,
     "deit_lt": deit_lt,
     "metaformer": metaformer,
+    "ancestors": ancestors,
 }
 # Of these a page asks only where a suite has a run: to name their arms, their costs are counted, or they have runs of
 # other experiments.
 COUNTED = ("leaderboard", "rivals", "deit_lt")
 # What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = (*COUNTED, "mdcs", "clustering", "metaformer")
+ON_DEMAND = (*COUNTED, "mdcs", "clustering", "metaformer", "ancestors")
 # Of those that a page looks for by arms that need no cost, their function.
 SOUGHT_BY = {"deit_lt": distilled}
 

@@ -6,6 +6,7 @@ from livt.lab.suites import Suite
 
 LOSSES = ("ce", "bal_bce")
 LEVELS = (0, 6, 20, 60)
+GROUPS = (200, 20)  # of at least so many classes: all 200 alike, and coarse ones
 
 
 def metaformer(suite: Suite) -> dict[str, Recipe]:
@@ -22,4 +23,19 @@ def metaformer(suite: Suite) -> dict[str, Recipe]:
         )
         for loss in LOSSES
         for level in LEVELS
+    }
+
+
+def ancestors(suite: Suite) -> dict[str, Recipe]:
+    """As :func:`metaformer`, with WordNet's coarse groups of Tiny-ImageNet's classes as metadata; none on other images.
+
+    Keys: ``<loss>/<least number of classes in a group>``. Of 200, the groups are those of all classes and say nothing.
+    """
+    if suite.sweep.data.name != "tiny_imagenet":
+        return {}
+    given = UNMIXED | {"meta.concentration": 0.0}
+    return {
+        f"{loss}/{least}": with_overrides(suite.sweep, given | {"finetune.loss": loss, "meta.ancestors": least})
+        for loss in LOSSES
+        for least in GROUPS
     }

@@ -3,13 +3,13 @@
 Each metadata vector becomes a token beside the patches: linear, ReLU, layer norm, then a residual block of two layers
 of these. In training, the metadata of a share of the images are hidden, that is zero; the share falls linearly to
 none. Here the network is the plain ViT after MGP, so that the tokens stand in all blocks, and not behind convolutions;
-and the metadata are synthetic (``livt.rivals.metadata``).
+and the metadata are synthetic (``livt.rivals.metadata``), or WordNet's groups of classes (``livt.rivals.ancestors``).
 
 Shapes: ``B`` images of a part of a batch, ``N`` images of a split, ``M`` numbers of metadata, ``D`` width, ``C``
 classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from livt.losses import Loss, loss_of, start_bias
 from livt.metrics import Metrics, evaluate_logits
 from livt.models import compile_model, create_vit, load_encoder, place
 from livt.optim import EpochLoss, check_finite, create_optimizer, epoch_schedule, take_step
+from livt.rivals.ancestors import codes
 from livt.rivals.metadata import PARTS, metadata_of
 from livt.run import Run
 
@@ -59,18 +60,22 @@ class MetadataToken(nn.Module):
 
 
 class MetaFormer(VisionTransformer):
-    """timm's ViT with average pooling, and a token for each of ``PARTS`` of the metadata behind its class token."""
+    """timm's ViT with average pooling, and a token for each part of the metadata behind its class token.
 
-    def __init__(self, **arguments: Any) -> None:
+    parts: how many numbers each part of the metadata has; they add up to ``M``.
+    """
+
+    def __init__(self, parts: Sequence[int], **arguments: Any) -> None:
         super().__init__(**arguments, global_pool="avg")
-        self.metadata = nn.ModuleList(MetadataToken(numbers, self.embed_dim) for numbers in PARTS)
+        self.parts = tuple(parts)
+        self.metadata = nn.ModuleList(MetadataToken(numbers, self.embed_dim) for numbers in parts)
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
         """Return logits [B, C]; ``metadata`` [B, M] None is missing metadata, zeros."""
         if metadata is None:
-            metadata = images.new_zeros(len(images), sum(PARTS))
+            metadata = images.new_zeros(len(images), sum(self.parts))
         tokens, before = self._pos_embed(self.patch_embed(images)), self.num_prefix_tokens
-        more = [embed(part)[:, None] for embed, part in zip(self.metadata, metadata.split(PARTS, 1), strict=True)]
+        more = [embed(part)[:, None] for embed, part in zip(self.metadata, metadata.split(self.parts, 1), strict=True)]
         tokens = torch.cat([tokens[:, :before], *more, tokens[:, before:]], 1)
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
         return self.head(self.fc_norm(tokens[:, before + len(more) :].mean(1)))
@@ -90,6 +95,7 @@ def create_metaformer(
         load_encoder(plain, encoder)
     width, depth, heads = MODEL_SIZES[size]
     model = MetaFormer(
+        parts_of(meta_settings(recipe)),
         img_size=recipe.data.size,
         patch_size=patch,
         num_classes=num_classes,
@@ -135,7 +141,7 @@ def meta(
     steps = data.steps_per_epoch(settings.batch_size)
     labels, counts = data.evaluation.labels.cpu(), data.class_counts
     seen_labels = data.train.labels.cpu()
-    metadata = metadata_of(seen_labels, len(counts), settings.concentration, (recipe.seed, STAGE, TRAIN)).to(device)
+    metadata = drawn(settings, seen_labels, len(counts), (recipe.seed, STAGE, TRAIN)).to(device)
     own = evaluation_metadata(recipe, data)
     seen_labels = seen_labels.to(device)
 
@@ -198,7 +204,19 @@ def meta(
 def evaluation_metadata(recipe: Recipe, data: Dataset) -> Tensor:
     """Return the metadata of the evaluation images of a recipe, float32 [N, M] on the CPU."""
     key = (recipe.seed, STAGE, EVALUATION)
-    return metadata_of(data.evaluation.labels.cpu(), data.num_classes, meta_settings(recipe).concentration, key)
+    return drawn(meta_settings(recipe), data.evaluation.labels.cpu(), data.num_classes, key)
+
+
+def drawn(settings: MetaConfig, labels: Tensor, classes: int, key: tuple[int, ...]) -> Tensor:
+    """Return the metadata of images with these labels [N], float32 [N, M]: their groups, or a draw each by ``key``."""
+    if settings.ancestors:
+        return torch.from_numpy(codes(settings.ancestors)).float()[labels]
+    return metadata_of(labels, classes, settings.concentration, key)
+
+
+def parts_of(settings: MetaConfig) -> tuple[int, ...]:
+    """Return how many numbers each part of the metadata has. Raises ValueError for groups that WordNet lacks."""
+    return (codes(settings.ancestors).shape[1],) if settings.ancestors else PARTS
 
 
 def predict_with(

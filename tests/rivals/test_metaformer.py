@@ -136,7 +136,7 @@ def test_a_token_is_that_of_the_formula():
     assert torch.autograd.gradcheck(token, metadata.requires_grad_())
 
 
-def test_without_its_metadata_tokens_the_model_is_the_plain_network(monkeypatch):
+def test_without_its_metadata_tokens_the_model_is_the_plain_network():
     torch.manual_seed(0)
     model = create_metaformer(RECIPE, 10).eval()
     nn.init.normal_(model.head.weight)
@@ -144,8 +144,7 @@ def test_without_its_metadata_tokens_the_model_is_the_plain_network(monkeypatch)
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("metadata.")}
     plain.load_state_dict(own)
     images = torch.randn(3, 3, 8, 8)
-    monkeypatch.setattr(loop, "PARTS", ())
-    model.metadata = nn.ModuleList()
+    model.parts, model.metadata = (), nn.ModuleList()
     assert torch.allclose(model(images, torch.zeros(3, 0)), plain(images), atol=1e-5)
 
 
