@@ -16,7 +16,7 @@ from livt.clustering.methods import METHODS, neighbour_graph
 from livt.clustering.transport import regularised, transport
 from livt.companion import report
 from livt.companion.chapter import Panel
-from livt.companion.frames import provenance
+from livt.companion.frames import made_by
 from livt.companion.report import number
 from livt.lab.runs import Record
 
@@ -106,11 +106,7 @@ def name_of(run: Record) -> str:
 
 def sources(panels: list[Panel]) -> str:
     """Return what made the runs of each suite, and the pretrainings that they start from, as HTML."""
-    parts = []
-    for panel in panels:
-        common, made_by = provenance([*panel.starts, *panel.records])
-        table = report.table(made_by.set_index("run"))
-        parts.append(f"<p>{escape(panel.title)}. {escape(common)}</p>" + report.folded(f"Runs ({len(made_by)})", table))
+    parts = [made_by(panel.title, [*panel.starts, *panel.records]) for panel in panels]
     return "".join(parts) or "<p>There are no records.</p>"
 
 

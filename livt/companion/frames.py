@@ -188,15 +188,18 @@ def sources(panels: Iterable[Panel]) -> str:
     """Return where the numbers of a chapter come from, as HTML: a row per run, what made it, and what they share."""
     parts = []
     for panel in panels:
-        common, made_by = provenance([*panel.starts, *panel.records])
-        whole = panel.measured[~panel.measured.part.str.startswith("heads.")]
-        each, made = per_run(whole), report.table(made_by.set_index("run"))
-        parts.append(
-            f"<p>{escape(panel.title)}. {escape(common)}</p>"
-            + report.folded(f"Each run ({len(each)})", report.table(each.set_index("arm")))
-            + report.folded(f"What made each run and what it starts from ({len(made_by)})", made)
-        )
+        each = per_run(panel.measured[~panel.measured.part.str.startswith("heads.")])
+        parts.append(made_by(panel.title, [*panel.starts, *panel.records]))
+        parts.append(report.folded(f"Each run ({len(each)})", report.table(each.set_index("arm"))))
     return "".join(parts)
+
+
+def made_by(title: str, runs: Sequence[Record]) -> str:
+    """Return what made the runs, under a title, as HTML: what all have in common, and folded a row per run."""
+    common, table = provenance(runs)
+    rows = report.table(table.set_index("run"), html=False)
+    folded = report.folded(f"What made each run and what it starts from ({len(table)})", rows)
+    return f"<p>{escape(title)}. {escape(common)}</p>{folded}"
 
 
 def provenance(runs: Sequence[Record]) -> tuple[str, pd.DataFrame]:

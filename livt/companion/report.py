@@ -98,12 +98,19 @@ def plain(html: str) -> str:
     return re.sub(r"</?span[^>]*>", "", html)
 
 
-def table(frame: pd.DataFrame, caption: str = "", csv: pd.DataFrame | None = None, name: str = "table") -> str:
-    """Return a frame of text as an HTML table, its cells taken as HTML, with a link that downloads ``csv``.
+def table(
+    frame: pd.DataFrame,
+    caption: str = "",
+    csv: pd.DataFrame | None = None,
+    name: str = "table",
+    *,
+    html: bool = True,
+) -> str:
+    """Return a frame as an HTML table, its cells taken as HTML or as plain text, with a link that downloads ``csv``.
 
     ``csv`` None downloads nothing; ``name`` is the file's name without its ending.
     """
-    body = frame.to_html(escape=False, classes="livt-measured", border=0, na_rep="-", index_names=False)
+    body = frame.to_html(escape=not html, classes="livt-measured", border=0, na_rep="-", index_names=False)
     for level in frame.index.names:  # pandas leaves the corner empty, or gives the names a row of their own
         body = body.replace("<th></th>", f"<th>{level}</th>" if level else "<td></td>", 1)
     if caption:
