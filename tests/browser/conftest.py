@@ -13,15 +13,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, BrowserContext
 
 REPO = Path(__file__).resolve().parents[2]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 300_000  # milliseconds that a page may take on a busy machine: what takes longer will never come
 # Keep the browser itself from calling home, so that only the pages can cause a request.
 CHROMIUM_ARGS = [
     "--no-sandbox",
@@ -83,7 +84,16 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGS)
+        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGS, timeout=PATIENCE)
+        make_context = chromium.new_context
+
+        def patient_context(**options: Any) -> BrowserContext:
+            context = make_context(**options)
+            context.set_default_timeout(PATIENCE)
+            return context
+
+        chromium.new_context = patient_context
+        chromium.new_page = lambda **options: patient_context(**options).new_page()
         yield chromium
         chromium.close()
         gc.collect()  # loading processes of other tests, forked since, hold the pipe whose end playwright waits for

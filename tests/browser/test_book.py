@@ -429,7 +429,7 @@ def test_tables_can_be_downloaded(tab: tuple[Page, Visit], book_html: Path) -> N
 def test_index_leads_to_the_first_page(tab: tuple[Page, Visit], book_html: Path) -> None:
     page, visit = tab
     page.goto((book_html / "index.html").as_uri())
-    page.wait_for_selector("article h1", timeout=10_000)
+    page.wait_for_selector("article h1")
     assert not visit.problems, visit
 
 
@@ -438,16 +438,16 @@ def test_search_finds_a_page(browser: Browser, book_html: Path, book_url: str, s
     context = browser.new_context(viewport=DESKTOP)
     with watched_tab(context, "search.html", book_url if served else "") as (page, visit):
         page.goto(f"{book_url if served else book_html.as_uri()}/intro.html")
-        page.wait_for_selector("article h1", timeout=10_000)
+        page.wait_for_selector("article h1")
         page.locator(".search-button__button:visible").first.click()
         page.locator("#pst-search-dialog input[name=q]").fill(QUERY)
         page.keyboard.press("Enter")
-        page.wait_for_url("**/search.html?q=*", timeout=10_000)
+        page.wait_for_url("**/search.html?q=*")
         # Sphinx splits the query into words and looks for pages which have them all.
         hits = page.locator("#search-results ul.search li a")
-        hits.first.wait_for(timeout=10_000)
+        hits.first.wait_for()
         hits.first.click()
-        page.wait_for_selector("article h1", timeout=10_000)
+        page.wait_for_selector("article h1")
         text = page.content().lower()
         assert all(word in text for word in QUERY.lower().split("-")), f"{page.url} lacks {QUERY}"
         assert not visit.problems, visit
@@ -457,7 +457,7 @@ def test_search_finds_a_page(browser: Browser, book_html: Path, book_url: str, s
 def test_theme_switch_offers_light_and_dark(tab: tuple[Page, Visit], book_html: Path) -> None:
     page, visit = tab
     page.goto((book_html / "intro.html").as_uri())
-    page.wait_for_selector("article h1", timeout=10_000)
+    page.wait_for_selector("article h1")
     backgrounds = {}
     for _ in range(3):  # light, dark and the system's choice, in the theme's order
         page.locator(".theme-switch-button:visible").first.click()

@@ -129,7 +129,7 @@ def open_page(browser: Browser, page_file: Path) -> Iterator[Callable[..., Page]
             "request",
             lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url),
         )
-        page.goto(page_file.as_uri(), timeout=120_000)  # a busy machine
+        page.goto(page_file.as_uri())
         return page
 
     yield open_page
