@@ -44,6 +44,13 @@ PATH_AS_ALT = re.compile(r"\.(png|svg|jpe?g|gif|webp)$", re.IGNORECASE)
 AXE_IGNORED = ["mjx-container", "tr:nth-child(n+20)"]
 # The page with the most code stands for all others where the colours of code are examined in dark: axe takes long.
 CODE_PAGE = "notebooks/logit_bias_derivation.html"
+# Colours come from the same style sheets: these pages have each kind of element; a slow test takes the others.
+DARK_PAGES = (
+    CODE_PAGE,
+    "intro.html",
+    "api/losses.html",
+    *(f"notebooks/{name}.html" for name in ("benchmarks", "claims", "loss_ablation", "runs", "sp2ot")),
+)
 SERIOUS = ("serious", "critical")
 
 # Fonts, formulae and images settle before anything is read off the page.
@@ -196,7 +203,7 @@ def take_picture(page: Page, name: str, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def visits(browser: Browser, book_html: Path) -> list[Visit]:
-    """Each page from file:// on a desktop, read and examined in light, then examined in dark."""
+    """Each page from file:// on a desktop, read and examined in light, then some examined in dark."""
     context = browser.new_context(viewport=DESKTOP, color_scheme="light", reduced_motion="reduce")
     visits = []
     for name in pages_of(book_html):
@@ -206,16 +213,21 @@ def visits(browser: Browser, book_html: Path) -> list[Visit]:
             visit.content = page.evaluate(READ_PAGE)
             visit.axe += [f"light: {finding}" for finding in axe(page)]
             take_picture(page, name, "light")
-            page.emulate_media(color_scheme="dark")
-            page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-            # Nothing but colours differs.
-            ignored = [] if name == CODE_PAGE else ["pre"]
-            visit.axe += [f"dark: {finding}" for finding in axe(page, ignored, runOnly=["color-contrast"])]
-            take_picture(page, name, "dark")
+            if name in DARK_PAGES or "LIVT_SCREENSHOTS" in os.environ:
+                visit.axe += in_dark(page, name)
         visits.append(visit)
     context.close()
     assert len(visits) > 2, f"hardly a book: {[visit.name for visit in visits]}"
     return visits
+
+
+def in_dark(page: Page, name: str) -> list[str]:
+    """What axe finds on a page once it is dark: nothing but colours differs."""
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    ignored = [] if name == CODE_PAGE else ["pre"]
+    take_picture(page, name, "dark")
+    return [f"dark: {finding}" for finding in axe(page, ignored, runOnly=["color-contrast"])]
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +325,18 @@ def test_pages_load_without_errors(visits: list[Visit], phone_visits: list[Visit
 
 def test_pages_are_accessible(visits: list[Visit]) -> None:
     no_problems([f"{v.name}: {finding}" for v in visits for finding in v.axe])
+
+
+@pytest.mark.slow
+def test_all_other_pages_are_accessible_in_dark(browser: Browser, book_html: Path) -> None:
+    context = browser.new_context(viewport=DESKTOP, color_scheme="light", reduced_motion="reduce")
+    pages = pages_of(book_html)
+    assert set(DARK_PAGES) < set(pages)
+    for name in sorted(set(pages) - set(DARK_PAGES)):
+        with watched_tab(context, name) as (page, _):
+            page.goto((book_html / name).as_uri())
+            page.evaluate(SETTLE)
+            assert not in_dark(page, name), name
 
 
 def test_every_formula_is_typeset(visits: list[Visit], phone_visits: list[Visit]) -> None:
@@ -468,6 +492,7 @@ def test_theme_switch_offers_light_and_dark(tab: tuple[Page, Visit], book_html: 
     assert not visit.problems, visit
 
 
+@pytest.mark.slow
 def test_the_pdf_holds_every_chapter(book_pdf: Path, book_html: Path) -> None:
     from pypdf import PdfReader
 
