@@ -53,8 +53,8 @@ def box(panel: Panel) -> str:
     gain, level = CONTRASTS["Bal-BCE minus BCE"], CONTRASTS["Bal-BCE minus Bal-CE"]
     left = report.number(runs, {f"{CONTROL}, removed": 1, "bal_bce": -1}, "accuracy", signed=True)
     sentences = (
-        f"Bal-BCE ends at {accuracy['bal_bce']} of test accuracy, BCE at {accuracy['bce']}: {said(panel, gain)}.",
-        f"BCE that starts at the prior, as Bal-BCE does, ends at {accuracy[CONTROL]}: over it Bal-BCE gains "
+        f"Bal-BCE ends at {accuracy['bal_bce']} test accuracy, BCE at {accuracy['bce']}: {said(panel, gain)}.",
+        f"BCE that starts at the prior, as Bal-BCE does, ends at {accuracy[CONTROL]}: Bal-BCE minus that is "
         f"{said(panel, gain.controls()[EXPLAINING])}.",
         f"Bal-CE, the balanced softmax, ends at {accuracy['bal_ce']}: Bal-BCE minus Bal-CE is {said(panel, level)}.",
     )

@@ -184,9 +184,9 @@ def plateau(panel: Panel) -> str:
     when = {loss: ", ".join("never" if isnan(e) else str(e) for e in epochs) for loss, epochs in first.items()}
     waited = [epoch / curves.epoch.max() for epoch in first["bce"]]
     reading = (
-        "In some seed it never left its plateau: the distance to it shows its start, and says nothing of its end"
+        "In some seed it never left its plateau: the distance to it shows its start and says nothing of its end"
         if any(map(isnan, waited))
-        else "Half of its training or more went by there: the distance to it mixes its slow start with the long tail"
+        else "It spent half of its training or more there: the distance to it mixes its slow start with the long tail"
         if sum(waited) / len(waited) >= 0.5
         else "It left its plateau in the first half of training"
     )

@@ -24,7 +24,7 @@ GAIN_ALIKE = {"mdcs/distillation": 1.0, "mdcs/neither": -1.0}
 # What the verdicts that D2 can have mean: without a published number nothing is reproduced.
 RULINGS = {
     "direction holds": "self-distillation gains more with diverse experts than without, and each part helps on average",
-    "inconclusive": "the runs do not tell whether each part helps, and helps more beside the other",
+    "inconclusive": "the runs do not show whether each part helps, and helps more beside the other",
     "not reproduced": "a part does harm on average, or helps less beside the other than without it",
     "not run": "not all of the four cells have runs",
 }

@@ -101,7 +101,7 @@ def gains(panel: Panel) -> str:
 def figure(panel: Panel) -> str:
     """Return the figure of accuracy by information, as HTML."""
     losses = {loss: LOSS_NAMES[loss] for loss in LOSSES}
-    caption = "Test accuracy by what metadata know of the class: the image's own, another image's, and none."
+    caption = "Test accuracy by what metadata tell about the class: the image's own, another image's, and none."
     means = panel.measured.groupby("arm").accuracy.mean()
     seen = "; ".join(f"{arm} {value:.1f} %" for arm, value in means.items() if arm.partition(",")[0] in panel.arms)
     drawing = by_information(panel.measured, losses, bits(len(panel.class_counts)))

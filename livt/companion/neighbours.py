@@ -17,7 +17,7 @@ def neighbours() -> tuple[Claim, ...]:
     return (
         Claim(
             id="D1",
-            statement="DeiT-LT: what a flat CNN says of strong images makes one token of a ViT expert on the tail",
+            statement="DeiT-LT: a flat CNN's labels of strongly augmented images make one ViT token a tail expert",
             evidence="52.0 (LDAM teacher) and 55.6 (PaCo) on CIFAR-100-LT, factor 100; a ViT from scratch 35.0",
             limit="one seed; 1,200 epochs; two independent reports have 52.0, with tokens at 39.8 and 40.1, and 45.3",
             chapter="deit_lt",
@@ -34,7 +34,7 @@ def neighbours() -> tuple[Claim, ...]:
         Claim(
             id="D2",
             statement="Experts that disagree and self-distillation need each other (MDCS)",
-            evidence="by its abstract the two are coupled; on CIFAR-100-LT 56.1 with self-distillation, 50.7 without",
+            evidence="its abstract calls the two coupled; on CIFAR-100-LT 56.1 with self-distillation, 50.7 without",
             limit="no spread given; the released code has no self-distillation without diverse experts",
             chapter="mdcs",
             experiment="mdcs",
@@ -53,9 +53,9 @@ def neighbours() -> tuple[Claim, ...]:
         ),
         Claim(
             id="D3",
-            statement="Place and date of an image, as tokens, raise accuracy, that of rare classes most (MetaFormer)",
+            statement="An image's place and date, as tokens, raise accuracy, most on rare classes (MetaFormer)",
             evidence="iNat18 by MetaFormer-0: 79.5 without, 85.4 with place and date; nothing by class frequency",
-            limit="here synthetic: drawn around a place and day of each class, so that they know nothing else",
+            limit="here synthetic: drawn around a place and day of each class, so that they tell nothing else",
             chapter="metaformer",
             experiment="metaformer",
             many=True,
@@ -75,7 +75,7 @@ def neighbours() -> tuple[Claim, ...]:
         # numbers are of a larger network's features and of other images, so there is no size to reproduce.
         Claim(
             id="D4",
-            statement="Without labels, SP2OT beats P2OT, P2OT unbalanced and that balanced OT; small clusters survive",
+            statement="Without labels, SP2OT beats P2OT, then unbalanced, then balanced OT; small clusters survive",
             evidence="ahead on long-tailed CIFAR-100, ImageNet-R and iNaturalist; most on medium and tail classes",
             limit="theirs: features of DINO, their last block trained, two views; here frozen features, one view",
             chapter="sp2ot",

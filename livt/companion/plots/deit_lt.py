@@ -42,7 +42,7 @@ def idea() -> Figure:
     ):
         axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.5})
     axis.text(
-        6.3, 3.1, "learns its hard label $y_t$, rare classes\nweighed up late in training", color=TAUGHT, va="center"
+        6.3, 3.1, "learns its hard label $y_t$, rare classes\nupweighted late in training", color=TAUGHT, va="center"
     )
     axis.text(8.0, 0.1, "learns the labels $y$", color=LABELS, va="center")
     return figure

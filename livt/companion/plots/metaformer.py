@@ -84,7 +84,7 @@ def by_information(measured: pd.DataFrame, losses: Mapping[str, str], bits: Mapp
             axis.errorbar(
                 [bits[level] for level in found], means, yerr=low, capsize=2, markersize=4, linewidth=1.5, **style
             )
-        axis.set(title=title, xlabel="metadata know of the class [bits]", ylabel="accuracy [%]")
+        axis.set(title=title, xlabel="information about the class [bits]", ylabel="accuracy [%]")
     lines = [axes[0].plot([], [], **style)[0] for style in STYLES.values()]
     figure.legend(lines, list(STYLES), loc="outside lower center", ncols=3)
     return figure
