@@ -79,9 +79,15 @@ def test_a_tie_goes_to_the_class_with_more_probability():
 
 def test_experts_disagree_by_pairs():
     logits = np.concatenate([logits_for([[0, 0, 1, 2]]), logits_for([[0, 1, 1, 0]]), logits_for([[0, 1, 1, 1]])], 2)
-    (row,) = spread_of(logits, np.zeros(4, int))
-    assert row["disagreement"] == pytest.approx(100 * (2 + 2 + 1) / 12)
-    assert row["variance"] == row["expert_variance"] == 0
+    for row in spread_of(logits.repeat(2, 0), np.zeros(4, int)):
+        assert row["disagreement"] == pytest.approx(100 * (2 + 2 + 1) / 12)
+        assert row["variance"] == row["expert_variance"] == 0
+
+
+def test_one_seed_has_a_disagreement_and_no_variance():
+    (row,) = spread_of(logits_for([[0, 1, 2]]).repeat(2, 2), np.zeros(3, int))
+    assert row["disagreement"] == 0
+    assert np.isnan([row[score] for score in ("variance", "bias", "expert_variance")]).all()
 
 
 # ---------------------------------------------------------------- from runs to the page

@@ -34,6 +34,7 @@ SCORES = {
     "survivors": "small that survive",
     "evaluation_accuracy": "test images",
 }
+NOT_RUN = "<p>Not run: no clustering has a record yet.</p>"
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,7 @@ def measured(panel: Panel) -> pd.DataFrame:
 
 def tables(panels: list[Panel]) -> str:
     """Return the scores of each method on each suite that has runs, as tabs of HTML; a sentence where none has."""
-    if not panels:
-        return "<p>Not run: no clustering has a record yet.</p>"
-    return report.tabs({panel.title: _table(panel) for panel in panels})
+    return report.tabs({panel.title: _table(panel) for panel in panels}) if panels else NOT_RUN
 
 
 def name_of(run: Record) -> str:

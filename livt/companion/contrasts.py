@@ -19,13 +19,14 @@ UNITS = {
     "tail_lead": "points of few-shot minus many-shot accuracy",
     "survivors": "points of the share of small classes",
 }
+DIGITS = {"early_distance": 2}  # decimals that tell two numbers apart; 1 of the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
     """A number that a claim is about, judged by limits that come from the paper and not from the runs.
 
-    The number is the sum of ``weights[arm] * metric`` within one seed, in points. The direction holds where the 95 %
+    The number is the sum of ``weights[arm] * metric`` within one seed, in ``unit``. The direction holds where the 95 %
     confidence interval over seeds lies above ``floor``; it is reproduced where the mean also reaches ``threshold``,
     and larger than published where the interval lies above ``ceiling``. ``published``: the paper's own numbers, none
     where it has none.
@@ -52,6 +53,11 @@ class Contrast:
     @property
     def unit(self) -> str:
         return UNITS.get(self.metric, "points of accuracy")
+
+    @property
+    def digits(self) -> int:
+        """Decimals with which its numbers are shown."""
+        return DIGITS.get(self.metric, 1)
 
     def controls(self) -> dict[str, "Contrast"]:
         """Return the same contrast with each control in its place, by the control's name; none without plain BCE."""

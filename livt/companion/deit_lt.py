@@ -7,8 +7,6 @@ import pandas as pd
 
 from livt.companion import plots, report
 from livt.companion.chapter import Panel
-from livt.companion.frames import judged_table, ledger
-from livt.companion.ledger import signed
 from livt.companion.plots.deit_lt import STYLES, distances
 from livt.companion.report import change, number
 from livt.config import Recipe
@@ -87,6 +85,8 @@ def where_it_looks(panel: Panel) -> str:
     for run in panel.records:
         if "attention_distance" in run.result:
             found[arm_of[run.id]].append(run.result["attention_distance"])
+    if not any(found.values()):
+        return "<p>No run of a student has a record yet.</p>"
     recipe = panel.suite.main
     patch = recipe.model.patch_size
     even = uniform_distance((recipe.data.size[0] // patch, recipe.data.size[1] // patch), patch)
@@ -96,10 +96,3 @@ def where_it_looks(panel: Panel) -> str:
     caption = f"Mean attention distance of each block on the test images, a line per seed. In the first block: {first}."
     alt = f"{report.plain(caption)} A block that attended to all patches alike would have {even:.2f} pixels."
     return plots.shown(distances({panel.title: (found, even)}), caption, alt)
-
-
-def verdict(panel: Panel) -> str:
-    """Return the verdict on D1 and on each of its parts, as HTML."""
-    ruling, _ = ledger({"deit_lt": panel.measured}, panel.suite.sizes, chance=panel.chance)["D1"]
-    table = judged_table(panel.measured, ("D1",), panel.suite.sizes, chance=panel.chance)
-    return f"<p><strong>D1: {signed(ruling)}.</strong></p>{table}"

@@ -73,6 +73,7 @@ def spread_of(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> list[di
     images on which a seed decides otherwise than the main prediction of all seeds (:func:`main_prediction`); bias, of
     all seeds, those on which the main prediction is wrong. ``expert_variance`` is the mean of the variances of the
     experts, each beside its own main prediction. The experts' mean logits decide for the model.
+    One seed has no other to differ from: all but its disagreement are nan.
     """
     whole = logits.mean(2)
     main = main_prediction(whole)
@@ -86,7 +87,8 @@ def spread_of(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> list[di
             "bias": np.mean(main != labels),
             "expert_variance": np.mean([own[:, k] != main_k for k, main_k in enumerate(of_experts)]),
         }
-        rows.append({name: 100 * float(share) for name, share in shares.items()})
+        told = shares if len(logits) > 1 else dict.fromkeys(shares, np.nan) | {"disagreement": shares["disagreement"]}
+        rows.append({name: 100 * float(share) for name, share in told.items()})
     return rows
 
 

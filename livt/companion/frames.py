@@ -60,8 +60,10 @@ def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: floa
         limits = {"floor": contrast.floor, "threshold": contrast.threshold, "upper limit": contrast.ceiling}
         rows[contrast.label] = {
             "n": len(values),
-            "measured": number(measured, contrast.weights, contrast.metric),
-            "95 % interval": number(measured, contrast.weights, contrast.metric, show="interval"),
+            "measured": number(measured, contrast.weights, contrast.metric, digits=contrast.digits),
+            "95 % interval": number(
+                measured, contrast.weights, contrast.metric, show="interval", digits=contrast.digits
+            ),
             "paper": _range(contrast.published),
             **{name: "none" if limit is None else f"{limit:.1f}" for name, limit in limits.items()},
             "verdict": ruling if judged else "inconclusive",

@@ -11,7 +11,7 @@ from livt.companion import report
 from livt.companion.chapter import Panel
 from livt.companion.claims import claims
 from livt.companion.contrasts import Claim
-from livt.companion.frames import judge, ledger, with_limits
+from livt.companion.frames import judge, judged_table, ledger, with_limits
 from livt.companion.statistics import VERDICTS, learnt_above, overall
 
 # What the ledger needs: the experiments that its claims name, their controls, and the lengths of training.
@@ -83,6 +83,31 @@ def at_length(panel: Panel, epochs: int) -> pd.DataFrame:
 def signed(verdict: str) -> str:
     """Return a verdict as HTML with its sign, which a screen reader skips."""
     return f'<span class="livt-verdict"><span aria-hidden="true">{SIGNS[verdict]}</span> {verdict}</span>'
+
+
+def declared(claim_id: str) -> str:
+    """Return as plain text what a claim says, what the paper reports, what limits it, and the floor of each part.
+
+    Raises ValueError for a claim that there is not.
+    """
+    found = [claim for claim in claims() if claim.id == claim_id]
+    if not found:
+        raise ValueError(f"no claim {claim_id!r}; choose from {', '.join(claim.id for claim in claims())}")
+    (claim,) = found
+    lines = [f"{claim.id}. {claim.statement}. Evidence: {claim.evidence}. Limit: {claim.limit}."]
+    return "\n".join([*lines, *(f"- {part.label}: above {part.floor:g} {part.unit}" for part in claim.contrasts)])
+
+
+def ruled(panel: Panel, claim_id: str, meanings: Mapping[str, str] | None = None) -> str:
+    """Return the verdict on a claim from the runs of its own experiment, and on each of its parts, as HTML.
+
+    meanings: what each verdict means in words, by its name; they follow it.
+    """
+    (claim,) = (claim for claim in claims() if claim.id == claim_id)
+    found = ledger({str(claim.experiment): panel.measured}, panel.suite.sizes, chance=panel.chance)[claim_id][0]
+    more = f" On {escape(panel.suite.title)}, {meanings[found]}." if meanings else ""
+    table = judged_table(panel.measured, (claim_id,), panel.suite.sizes, chance=panel.chance)
+    return f"<p><strong>{claim_id}: {signed(found)}.</strong>{more}</p>{table}"
 
 
 def counted(verdicts: Iterable[str]) -> str:

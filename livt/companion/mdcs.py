@@ -8,8 +8,7 @@ import pandas as pd
 from livt.companion import plots, report
 from livt.companion.chapter import Panel
 from livt.companion.disagreement import EXPERTS, SCORES, spread
-from livt.companion.frames import judged_table, ledger
-from livt.companion.ledger import signed
+from livt.companion.ledger import ruled
 from livt.companion.plots.mdcs import idea, interplay
 from livt.lab import experiments
 from livt.lab.cost import flops_of
@@ -109,9 +108,7 @@ def _gains(panel: Panel) -> str:
 
 def verdict(panel: Panel) -> str:
     """Return the verdict on D2 and what it rests on, as HTML."""
-    ruling, _ = ledger({"mdcs": panel.measured}, panel.suite.sizes, chance=panel.chance)["D2"]
-    judged = judged_table(panel.measured, ("D2",), panel.suite.sizes, chance=panel.chance)
-    return f"<p><strong>D2: {signed(ruling)}.</strong> On {panel.suite.title}, {RULINGS[ruling]}.</p>{judged}"
+    return ruled(panel, "D2", RULINGS)
 
 
 def confident(panel: Panel) -> str:

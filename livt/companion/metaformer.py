@@ -1,6 +1,6 @@
-"""The chapter on MetaFormer: what the metadata know, what each arm reaches with and without them, and the verdict."""
+"""The chapter on MetaFormer: what the metadata know, and what each arm reaches with and without them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
 from math import log2
@@ -9,8 +9,6 @@ import pandas as pd
 
 from livt.companion import plots, report
 from livt.companion.chapter import Panel
-from livt.companion.frames import judged_table, ledger
-from livt.companion.ledger import signed
 from livt.companion.plots.metaformer import by_information
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import change, number
@@ -33,7 +31,7 @@ def each(panels: Sequence[Panel], show: Callable[[Panel], str]) -> str:
 @cache
 def bits(classes: int) -> dict[int, float]:
     """Return the mutual information of metadata and class at each level, in bits, where all classes are as likely."""
-    return {level: mutual_information(classes, level) for level in LEVELS}
+    return {level: max(0.0, mutual_information(classes, level)) for level in LEVELS}  # a sum of zeros may be -0.0
 
 
 def information(suite: str) -> pd.DataFrame:
@@ -65,37 +63,52 @@ def groups() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("least classes in a group")
 
 
-def known_of(panel: Panel) -> dict[int, float]:
-    """Return the information of the metadata at each level of a panel, in bits; at the first they know nothing."""
+def levels_of(panel: Panel) -> dict[int, str]:
+    """Return what to call the metadata at each level of a panel: how they were made, and the bits that they know.
+
+    Metadata of the first level know nothing. Bits alone name no level: close metadata of few classes all know all.
+    """
     if all(recipe.meta is not None and recipe.meta.ancestors for recipe in panel.arms.values()):
-        return {least: ancestors.information(least) for least in GROUPS}
-    return bits(len(panel.class_counts))
+        return {least: f"groups of {least} or more: {ancestors.information(least):.1f} bits" for least in GROUPS}
+    return {level: f"κ = {level}: {known:.1f} bits" for level, known in bits(len(panel.class_counts)).items()}
 
 
 def scores(panel: Panel) -> str:
     """Return the accuracy of each arm with its metadata, and with them shuffled and missing at test, as HTML."""
-    measured, rows = panel.measured, {}
-    known = known_of(panel)
+    measured, rows, levels = panel.measured, {}, levels_of(panel)
     for arm, name in _arms(panel).items():
-        level = int(arm.partition("/")[2])
         row = {title: number(measured, arm, metric) for metric, title in COLUMNS.items()}
         row |= {f"{head}: all": number(measured, f"{arm}, {head}", "accuracy") for head in ("shuffled", "missing")}
-        rows[f"{name}, {known[level]:.1f} bits"] = row
+        rows[f"{name}, {levels[_level(arm)]}"] = row
     caption = f"{escape(panel.title)}: accuracy in percent, mean ± standard deviation over the seeds"
     return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss, metadata"), caption)
 
 
 def gains(panel: Panel) -> str:
     """Return what metadata of each level add to those that know nothing, by shot group, within a seed, as HTML."""
-    known, rows = known_of(panel), {}
-    nothing = next(iter(known))
+    levels, rows = levels_of(panel), {}
+    nothing = next(iter(levels))
     for arm, name in _arms(panel).items():
-        loss, _, level = arm.partition("/")
-        if int(level) != nothing:
-            less = {arm: 1, f"{loss}/{nothing}": -1}
-            row = {title: change(panel.measured, less, metric) for metric, title in COLUMNS.items()}
-            rows[f"{name}, {known[int(level)]:.1f} bits"] = row
+        if _level(arm) != nothing:
+            loss = arm.partition("/")[0]
+            rows[f"{name}, {levels[_level(arm)]}"] = _changes(panel, {arm: 1, f"{loss}/{nothing}": -1})
     return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("gain of metadata"))
+
+
+def stacked(panel: Panel) -> str:
+    """Return what Bal-BCE adds to CE with the same metadata of each level, by shot group, within a seed, as HTML."""
+    rows = {
+        title: _changes(panel, {f"bal_bce/{level}": 1, f"ce/{level}": -1}) for level, title in levels_of(panel).items()
+    }
+    return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("Bal-BCE minus CE"))
+
+
+def _changes(panel: Panel, weights: Mapping[str, float]) -> dict[str, str]:
+    return {title: change(panel.measured, weights, metric) for metric, title in COLUMNS.items()}
+
+
+def _level(arm: str) -> int:
+    return int(arm.partition("/")[2])
 
 
 def figure(panel: Panel) -> str:
@@ -106,13 +119,6 @@ def figure(panel: Panel) -> str:
     seen = "; ".join(f"{arm} {value:.1f} %" for arm, value in means.items() if arm.partition(",")[0] in panel.arms)
     drawing = by_information(panel.measured, losses, bits(len(panel.class_counts)))
     return plots.shown(drawing, caption, f"{caption} Loss and concentration: {seen}.")
-
-
-def verdict(panel: Panel) -> str:
-    """Return the verdict on D3 and on each of its parts, as HTML."""
-    ruling, _ = ledger({"metaformer": panel.measured}, panel.suite.sizes, chance=panel.chance)["D3"]
-    table = judged_table(panel.measured, ("D3",), panel.suite.sizes, chance=panel.chance)
-    return f"<p><strong>D3: {signed(ruling)}.</strong></p>{table}"
 
 
 def _arms(panel: Panel) -> dict[str, str]:

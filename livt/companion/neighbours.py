@@ -28,7 +28,12 @@ def neighbours() -> tuple[Claim, ...]:
                 _part("few-shot: distillation token minus class token", "few", *TOKENS[::-1]),
                 _part("flat minus plain teacher", "accuracy", "deit_lt", "plain teacher"),
                 _part("strong minus weak augmentation", "accuracy", "deit_lt", "weak augmentation"),
-                _part("attention distance of the first block: ViT minus DeiT-LT", "early_distance", "vit", "deit_lt"),
+                _part(
+                    "attention distance of the first block, pixels: ViT minus DeiT-LT",
+                    "early_distance",
+                    "vit",
+                    "deit_lt",
+                ),
             ),
         ),
         Claim(
@@ -75,7 +80,7 @@ def neighbours() -> tuple[Claim, ...]:
         # numbers are of a larger network's features and of other images, so there is no size to reproduce.
         Claim(
             id="D4",
-            statement="Without labels, SP2OT beats P2OT, then unbalanced, then balanced OT; small clusters survive",
+            statement="Without labels, SP2OT leads, then P2OT, unbalanced and balanced OT; small clusters survive",
             evidence="ahead on long-tailed CIFAR-100, ImageNet-R and iNaturalist; most on medium and tail classes",
             limit="theirs: features of DINO, their last block trained, two views; here frozen features, one view",
             chapter="sp2ot",

@@ -49,7 +49,8 @@ def distilled(suite: Suite) -> dict[str, Recipe]:
 def deit_lt(suite: Suite) -> dict[str, Recipe]:
     """Claim D1: DeiT-LT, its parts left out one at a time; ViTs without a teacher, and LiVT, at its whole compute.
 
-    ``vit``: the same student whose two tokens both learn the labels, with strong and with weak augmentation.
+    ``vit``: the same student whose two tokens both learn the labels, with strong and with weak augmentation. Where
+    images are mixed, its are to the end, and DeiT-LT's not in the last twelfth.
     ``livt``: MGP and Bal-BCE. They have the compute of teacher and student together; both stages of LiVT, and their
     warm-ups, grow by one factor. A plain teacher costs half of a flat one, and its arm the less.
     """

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from livt import __main__ as cli
 from livt.companion import deit_lt as deit_page
 from livt.companion.chapter import Panel
+from livt.companion.ledger import ruled
 from livt.companion.plots import WIDTH
 from livt.companion.plots.deit_lt import idea
 from livt.config import DistillConfig, Recipe, with_overrides
@@ -399,8 +400,10 @@ def test_the_chapter_shows_what_there_is(store):
     looks = deit_page.where_it_looks(panel)
     assert 'data-terms=\'[[1,"early_distance",["' in looks
     assert f"{uniform_distance((2, 2), 4):.2f} pixels" in looks
-    assert "<strong>D1: " in deit_page.verdict(panel)
+    assert "<strong>D1: " in ruled(panel, "D1")
     assert "minus LiVT: MGP, then Bal-BCE" in deit_page.gaps(panel)
+    alone = replace(panel, records=())
+    assert deit_page.where_it_looks(alone) == "<p>No run of a student has a record yet.</p>"
     assert deit_page.each([], deit_page.scores) == "<p>DeiT-LT has not been run yet.</p>"
     assert deit_page.costs("smoke").compute[["DeiT-LT", "its teacher not flat (no SAM)"]].tolist() == ["100 %", "77 %"]
     assert idea().get_figwidth() <= WIDTH

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from scipy import special, stats
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from livt import __main__ as cli
 from livt.companion import metaformer as page
 from livt.companion.chapter import Panel
 from livt.companion.claims import claims
+from livt.companion.ledger import ruled
 from livt.companion.plots import WIDTH
 from livt.companion.plots.metaformer import idea
 from livt.config import with_overrides
@@ -319,20 +322,53 @@ def test_the_chapter_shows_what_there_is(store):
     found = {"ce/0": ARMS["ce/0"], "bal_bce/6": RECIPE}
     panel = Panel("smoke", found, tuple(find(found.values(), store).values()), store)
     shown = page.each([panel], page.scores)
-    assert "Bal-BCE, 2.8 bits" in shown
-    assert "CE, 0.0 bits" not in shown, "it has no run"
+    assert "Bal-BCE, κ = 6: 2.8 bits" in shown
+    assert "CE, κ = 0" not in shown, "it has no run"
     assert '[[1,"accuracy",["' in shown
-    assert "Bal-BCE, 2.8 bits" in page.gains(panel)
+    assert "Bal-BCE, κ = 6: 2.8 bits" in page.gains(panel)
     looks = page.figure(panel)
     assert "bal_bce/6, missing" in looks
     assert "ce/0" not in looks
-    assert "<strong>D3: " in page.verdict(panel)
+    assert "<strong>D3: " in ruled(panel, "D3")
     assert page.each([], page.scores) == "<p>MetaFormer has not been run yet.</p>"
     known = page.information("smoke").bits.astype(float)
     assert known.is_monotonic_increasing
     assert known[0] == 0
     assert idea().get_figwidth() <= WIDTH
     plt.close("all")
+
+
+def test_every_level_has_a_row_of_its_own_though_two_know_as_much(store):
+    """Of ten classes, metadata of concentration 20 and of 60 know 3.3 bits: all that there is."""
+    record = find([RECIPE], store)[RECIPE]
+    panel = Panel("smoke", ARMS, (record,), store)
+    rows = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "seed": seed,
+                "part": "",
+                "run": f"{arm}-{seed}",
+                "many": 50.0,
+                "medium": 50.0,
+                "few": few + seed,
+            }
+            for seed in (0, 1)
+            for arm, few in zip(ARMS, (0, 1, 2, 3, 10, 12, 14, 16), strict=True)
+        ]
+    ).assign(accuracy=50.0)
+    vars(panel)["measured"] = rows
+
+    def read(html):
+        """The words of each row of a table: its heading, and the first of the cell of few-shot classes."""
+        lines = [line.find_all(["th", "td"]) for line in BeautifulSoup(html, "html.parser").tbody.find_all("tr")]
+        return {line[0].get_text(): line[3].get_text().split()[0] for line in lines}
+
+    scores, gains, stacked = (read(show(panel)) for show in (page.scores, page.gains, page.stacked))
+    levels = {0: "0.0", 6: "2.8", 20: "3.3", 60: "3.3"}
+    assert list(scores) == [f"{n}, κ = {k}: {b} bits" for n in ("CE", "Bal-BCE") for k, b in levels.items()]
+    assert list(gains.values()) == ["+1.0", "+2.0", "+3.0", "+2.0", "+4.0", "+6.0"]
+    assert list(stacked.values()) == ["+10.0", "+11.0", "+12.0", "+13.0"]
 
 
 # ---------------------------------------------------------------- what is refused
