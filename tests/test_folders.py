@@ -426,12 +426,23 @@ FEW = (
 )  # fmt: skip
 
 
-def finetune(runs, *arguments, capsys):
+def finetune(runs, *arguments, capsys, stage="finetune"):
     load_dataset.cache_clear()
     changes = [part for change in FEW for part in ("--set", change)]
     fixed = ["--runs", str(runs), "--device", "cpu", "--quiet", "--workers", "0"]
-    status = cli.main(["finetune", "own", *changes, *fixed, *arguments])
+    status = cli.main([stage, "own", *changes, *fixed, *arguments])
     return status, *capsys.readouterr()
+
+
+def test_images_in_files_are_clustered_without_a_crop(data, tmp_path, capsys):
+    """They differ in size; clustering reads them as evaluation does, so ``crop_min_scale`` is none of its settings."""
+    given = ["--data", str(own(tmp_path / "my pets", "tree"))]
+    for setting in ("cluster.method=sp2ot", "cluster.epochs=1", "cluster.batch_size=8"):
+        given += ["--set", setting]
+    status, _, err = finetune(tmp_path / "runs", *given, capsys=capsys, stage="cluster")
+    assert status == 0, err
+    store = RunStore(tmp_path / "runs")
+    assert sum(store.load(store.find("cluster")).result["sizes"]) == sum(COUNTS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from livt.companion import plots
+from livt.companion.report import in_seeds
 from livt.config import Recipe
 from livt.data.sets import Dataset, load_dataset
 from livt.lab import experiments
@@ -45,7 +46,7 @@ class Panel:
     @property
     def title(self) -> str:
         """The data, and how many seeds: what stands above a panel, a column, or a tab."""
-        return f"{self.suite.title}, {self.measured.seed.nunique()} seeds"
+        return f"{self.suite.title}, {in_seeds(self.measured.seed.nunique())}"
 
     @cached_property
     def measured(self) -> pd.DataFrame:

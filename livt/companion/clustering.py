@@ -116,5 +116,5 @@ def _table(panel: Panel) -> str:
         for method in panel.arms
         if (runs.arm == method).any()
     }
-    caption = f"{panel.suite.title}: percent, mean ± standard deviation over {runs.seed.nunique()} seeds"
+    caption = f"{panel.suite.title}: percent, mean ± standard deviation over {report.in_seeds(runs.seed.nunique())}"
     return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"), caption)

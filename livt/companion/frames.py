@@ -27,7 +27,7 @@ def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT
     rows = {}
     for loss, name in LOSS_NAMES.items():
         seeds = (measured.arm == loss).sum()
-        rows[name, f"measured, {seeds} seeds"] = {m: number(measured, loss, m) for m in columns}
+        rows[name, f"measured, {report.in_seeds(seeds)}"] = {m: number(measured, loss, m) for m in columns}
         for model in models:
             row = table[(table.model == model) & (table.loss == name)].iloc[0]
             rows[name, f"paper, {model}"] = {metric: f"{row[metric]:.1f}" for metric in columns}

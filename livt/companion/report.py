@@ -18,6 +18,15 @@ from livt.losses import LOSSES
 Show = Literal["mean", "spread", "interval"]
 
 
+def in_seeds(count: int) -> str:
+    """Return a number of seeds as text.
+
+    >>> in_seeds(1), in_seeds(3)
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
 def number(
     measured: pd.DataFrame,
     weights: Mapping[str, float] | str,

@@ -7,7 +7,7 @@ import torch
 
 from livt.companion.chapter import Panel
 from livt.companion.published import LOSS_NAMES, published
-from livt.companion.report import number
+from livt.companion.report import in_seeds, number
 from livt.finetune import create_classifier
 
 PAPER_SIZES = ("Tiny", "Small", "Base", "Large")
@@ -44,7 +44,7 @@ def beside_the_paper(panel: Panel, metric: str, sizes: Iterable[str]) -> pd.Data
         arms = {loss: f"{size}/{loss}" for loss in LOSS_NAMES}
         marks = {loss: " †" if metric == "accuracy" and arm in low else "" for loss, arm in arms.items()}
         row = {LOSS_NAMES[loss]: number(panel.measured, arm, metric) + marks[loss] for loss, arm in arms.items()}
-        rows[f"measured, {panel.measured.seed.nunique()} seeds", size] = row
+        rows[f"measured, {in_seeds(panel.measured.seed.nunique())}", size] = row
     for size in PAPER_SIZES:
         of_size = paper[paper["size"] == size].set_index("loss")[metric]
         rows["paper, 1 seed", size] = {name: f"{of_size[name]:.1f}" for name in LOSS_NAMES.values()}

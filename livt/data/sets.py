@@ -203,7 +203,8 @@ def check_stage(recipe: Recipe, name: str, images: int, in_files: bool) -> None:
     stage, config = getattr(recipe, name), recipe.data_of(name)
     steps_of(images, stage.batch_size)
     Augment(stage.augment, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)  # what it makes of its settings is checked
-    if in_files and (stage.augment.crop_min_scale is None or stage.augment.shift):
+    reads_as_evaluation = name == "cluster"  # whole images, resized: no crop of its own
+    if in_files and not reads_as_evaluation and (stage.augment.crop_min_scale is None or stage.augment.shift):
         raise ValueError(
             f"{name}.augment: the images of {config.name} differ in size, so crop_min_scale must be set, and shift be 0"
         )
