@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from livt.rival_sections import SECOND_SETTINGS as SECOND_SETTINGS
 from livt.rival_sections import (
     ClusterConfig,
     DistillConfig,
