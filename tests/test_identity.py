@@ -13,7 +13,7 @@ from hashlib import sha256
 import pytest
 from house import PACKAGE, module_file
 
-from livt.config import Recipe, _Section, digest, since, with_overrides
+from livt.config import Recipe, digest, since, with_overrides
 from livt.lab import environment
 from livt.lab.check import recipe_of
 from livt.lab.environment import code_of
@@ -24,6 +24,7 @@ from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES
 from livt.lab.train import plan
 from livt.losses import LOSSES, Loss
+from livt.sections import Section
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,11 @@ def test_the_suite_of_digits_is_what_is_promoted_of_it(promoted, tmp_path):
 def with_field(recipe: Recipe, path: str, field: object, **values: object) -> Recipe:
     """Return the recipe with a section (``""``: the recipe itself) of a class that has one field more, ``later``."""
 
-    def extended(section: _Section) -> _Section:
+    def extended(section: Section) -> Section:
         more = make_dataclass("More", [("later", float, field)], bases=(type(section),), frozen=True, kw_only=True)
         return more(**{f.name: getattr(section, f.name) for f in fields(section)}, **values)
 
-    def changed(section: _Section, names: list[str]) -> _Section:
+    def changed(section: Section, names: list[str]) -> Section:
         if not names:
             return extended(section)
         return replace(section, **{names[0]: changed(getattr(section, names[0]), names[1:])})
@@ -176,7 +177,10 @@ def test_what_can_change_a_result_changes_the_code(edit, module, change):
     assert code_of("livt.finetune") != before
 
 
-@pytest.mark.parametrize("module", ["config", "run", "distributed", "data__sets", "lab__runs", "lab__experiments"])
+@pytest.mark.parametrize(
+    "module",
+    ["config", "sections", "rival_sections", "run", "distributed", "data__sets", "lab__runs", "lab__experiments"],
+)
 def test_a_module_that_trains_nothing_does_not_count(edit, module):
     before = code_of("livt.pretrain"), code_of("livt.finetune")
     edit(**{module: more})

@@ -20,7 +20,9 @@ FLOORS = (
         "livt.models",
         "livt.optim",
         "livt.resnets",
+        "livt.rival_sections",
         "livt.run",
+        "livt.sections",
     ),
     ("livt.data",),
     ("livt.evaluate", "livt.finetune", "livt.pretrain", "livt.probes"),
@@ -114,7 +116,9 @@ def test_no_room_is_for_odds_and_ends():
 
 def test_the_paper_can_be_read():
     """What a newcomer reads is about 2,000 lines, and no module of it is long."""
-    beside = {"livt.distributed", "livt.resnets"}  # what connects processes, and what a ViT is compared with
+    # What connects processes, what a ViT is compared with, and settings of stages that no result of the paper has: they
+    # lie this low only because a recipe holds them.
+    beside = {"livt.distributed", "livt.resnets", "livt.rival_sections"}
     lines = {name: len(module_file(name).read_text().splitlines()) for name in PAPER if name not in beside}
-    assert sum(lines.values()) < 2350, lines
-    assert max(count for name, count in lines.items() if name != "livt.config") < 300, lines
+    assert sum(lines.values()) < 2250, lines
+    assert max(count for name, count in lines.items() if name != "livt.sections") < 300, lines

@@ -28,7 +28,9 @@ UNCOUNTED = {
     "livt.data.readers",
     "livt.data.sets",
     "livt.distributed",
+    "livt.rival_sections",
     "livt.run",
+    "livt.sections",
 }
 
 
