@@ -37,7 +37,7 @@ def search(suite: Suite) -> dict[str, Recipe]:
     their accuracy is the mean over classes: of digit pairs 20 a class, of scans that neither train nor test.
     """
     apart = {"data.evaluation": "validation"} | APART.get(suite.main.data.name, {})
-    arms = {}
+    arms: dict[str, Recipe] = {}
     for name, recipe in methods(suite).items():
         if name in SEARCHED:
             changes = ({}, *trials(name, recipe))
