@@ -2,8 +2,10 @@
 
 import torch
 
+import livt.rivals  # noqa: F401  the methods of second stages
 from livt.config import Recipe
 from livt.lab.runs import Record, RunStore
+from livt.rivals.methods import METHODS
 
 
 def finished(
@@ -19,8 +21,10 @@ def finished(
     settings = getattr(recipe, stage)
     model = torch.nn.Linear(1, 1)
     row = {"lr": settings.lr, "train_loss": score}
+    if stage == "second" and METHODS[settings.method].create is None:  # it learns nothing
+        row = {"lr": 0.0, "train_loss": None}
     result = {"train_loss": score, "steps_per_epoch": 1}
-    if stage == "finetune":
+    if stage in ("finetune", "second"):
         row |= dict.fromkeys(("accuracy", "many", "medium", "few", "ece", "mce"), score)
         classes = recipe.data.num_classes
         result = {key: row[key] for key in row if key not in ("lr", "train_loss")} | {"per_class": [score] * classes}

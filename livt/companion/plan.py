@@ -13,7 +13,7 @@ import pandas as pd
 from livt.companion.statistics import Estimate
 from livt.config import Recipe
 from livt.lab import experiments
-from livt.lab.find import find
+from livt.lab.find import find, starts
 from livt.lab.promoted import promoted_folder, read_promoted
 from livt.lab.runs import Record, RunStore
 from livt.lab.suites import SUITES
@@ -74,11 +74,12 @@ def state(store: RunStore | None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def validation_runs() -> list[Record]:
-    """Return the promoted runs by which settings were chosen, on validation images of photographs."""
+def validation_runs(store: RunStore) -> list[Record]:
+    """Return the promoted runs by which settings were chosen, on validation images, and what these start from."""
     records = read_promoted(promoted_folder()).values()
-    chosen = (r for r in records if r.stage == "finetune" and r.config["data"]["evaluation"] == "validation")
-    return sorted(chosen, key=lambda record: record.result["accuracy"])
+    tried = [r for r in records if r.stage != "pretrain" and r.config["data"]["evaluation"] == "validation"]
+    tried.sort(key=lambda record: record.result["accuracy"])
+    return list({run.id: run for run in (*tried, *starts(tried, store))}.values())
 
 
 def missing(store: RunStore | None) -> Iterable[Recipe]:

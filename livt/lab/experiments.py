@@ -14,6 +14,8 @@ from livt.lab.deit_lt import deit_lt, distilled
 from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.mdcs import mdcs
 from livt.lab.metaformer import ancestors, metaformer
+from livt.lab.ranges import SEED
+from livt.lab.search import search, searched
 from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
@@ -213,12 +215,16 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "deit_lt": deit_lt,
     "metaformer": metaformer,
     "ancestors": ancestors,
+    "search": search,
+    "searched": searched,
 }
 # Of these a page asks only where a suite has a run: to name their arms, their costs are counted, or they have runs of
 # other experiments.
 COUNTED = ("leaderboard", "rivals", "deit_lt")
 # What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = (*COUNTED, "mdcs", "clustering", "metaformer", "ancestors")
+ON_DEMAND = (*COUNTED, "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
+# Of those, what chooses settings on validation images, with its seeds: no result, and on no page as one.
+CHOOSING = {"search": (SEED,)}
 # Of those that a page looks for by arms that need no cost, their function.
 SOUGHT_BY = {"deit_lt": distilled}
 
@@ -256,7 +262,7 @@ def arms(experiment: str, suite: str) -> dict[str, Recipe]:
 
 def seeds_of(experiment: str, suite: str) -> tuple[int, ...]:
     """Return the seeds with which a suite trains an experiment."""
-    return SUITES[suite].seeds_of.get(experiment, SUITES[suite].seeds)
+    return CHOOSING.get(experiment) or SUITES[suite].seeds_of.get(experiment, SUITES[suite].seeds)
 
 
 def recipes(experiment: str, suite: str, seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> list[Recipe]:
@@ -273,7 +279,7 @@ def trained(suite: str) -> tuple[str, ...]:
 
 def shown(suite: str) -> tuple[str, ...]:
     """Return the names of the experiments that a page shows of a suite where there are records of them."""
-    return tuple(dict.fromkeys((*trained(suite), *ON_DEMAND)))
+    return tuple(name for name in dict.fromkeys((*trained(suite), *ON_DEMAND)) if name not in CHOOSING)
 
 
 def everything(suite: str) -> list[Recipe]:
