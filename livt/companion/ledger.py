@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import isnan
+from textwrap import fill
 
 import pandas as pd
 
@@ -94,8 +95,9 @@ def declared(claim_id: str) -> str:
     if not found:
         raise ValueError(f"no claim {claim_id!r}; choose from {', '.join(claim.id for claim in claims())}")
     (claim,) = found
-    lines = [f"{claim.id}. {claim.statement}. Evidence: {claim.evidence}. Limit: {claim.limit}."]
-    return "\n".join([*lines, *(f"- {part.label}: above {part.floor:g} {part.unit}" for part in claim.contrasts)])
+    lines = [f"{claim.id}. {claim.statement}.", f"Evidence: {claim.evidence}.", f"Limit: {claim.limit}."]
+    lines += [f"- {part.label}: above {part.floor:g} {part.unit}" for part in claim.contrasts]
+    return "\n".join(fill(line, 80, subsequent_indent="  ") for line in lines)  # as wide as a page's column
 
 
 def ruled(panel: Panel, claim_id: str, meanings: Mapping[str, str] | None = None) -> str:
