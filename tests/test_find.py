@@ -8,6 +8,7 @@ from finished import finished
 
 from livt.config import with_overrides
 from livt.lab import find as finding
+from livt.lab.experiments import arms
 from livt.lab.failures import RunError
 from livt.lab.find import find, mixed_code, starts, tell_of_other_code
 from livt.lab.promoted import promote
@@ -134,6 +135,16 @@ def test_runs_of_two_codes_are_named_with_what_to_do(store):
     assert f"{'b' * 12}: 1 runs such as {new.id}" in said
     assert "runs verify --retrain" in said
     assert "\n" not in said
+
+
+def test_a_student_with_a_teacher_has_other_modules_than_one_without():
+    """Promoted records of DeiT-LT: the code of a student counts the loss of its teacher, where it has one."""
+    students = [run for run in find(arms("deit_lt", "digits").values(), None).values() if run.stage == "distill"]
+    assert len({run.code for run in students}) == 2
+    assert mixed_code(students, []) == ""
+    taught = next(run for run in students if "teacher" in run.config)
+    other = replace(taught, environment=taught.environment | {"code": "b" * 12})
+    assert mixed_code([*students, other], []) != ""
 
 
 def test_a_run_of_before_codes_were_recorded_has_that_of_its_commit(store):

@@ -5,7 +5,7 @@ machine that builds it cannot train.
 """
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from livt.config import Recipe
 from livt.lab.failures import RunError
@@ -121,10 +121,17 @@ def mixed_code(shown: Sequence[Record], known: Iterable[Record]) -> str:
 
 
 def _trained_by(record: Record) -> tuple[str, ...]:
-    """Return the stage of a record with the module of its loss and with its method, as far as they are known."""
-    loss = LOSSES.get(record.config.get("finetune", {}).get("loss", ""))
-    create = None if loss is None else getattr(loss.create, "func", loss.create)
-    return record.stage, getattr(create, "__module__", ""), record.config.get(record.stage, {}).get("method", "")
+    """Return the stage of a record with its method and with the module of each loss that it has, if they are known.
+
+    A student without a teacher has no loss of one.
+    """
+    modules = []
+    for section in record.config.values():
+        loss = LOSSES.get(section.get("loss", "")) if isinstance(section, Mapping) else None
+        create = None if loss is None else getattr(loss.create, "func", loss.create)
+        modules.append(getattr(create, "__module__", ""))
+    method = record.config.get(record.stage, {}).get("method", "")
+    return record.stage, method, *sorted(filter(None, modules))
 
 
 _told = False
