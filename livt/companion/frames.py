@@ -180,10 +180,15 @@ def judged_table(
 
 
 def with_limits(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return judged contrasts as a page shows them: the verdict first, the limits in one column."""
+    """Return judged contrasts as a page shows them: the verdict first, the limits in one column.
+
+    Where nothing is published for any of them, there is a floor and nothing else.
+    """
+    shown = judged[["verdict", "measured", "95 % interval", "n"]]
+    if (judged[["paper", "threshold", "upper limit"]] == "none").all(axis=None):
+        return shown.assign(floor=judged.floor)
     limits = judged.floor + "; " + judged.threshold + "; " + judged["upper limit"]
-    shown = judged[["verdict", "measured", "95 % interval", "n", "paper"]]
-    return shown.assign(**{"floor; threshold; upper limit": limits})
+    return shown.assign(paper=judged.paper, **{"floor; threshold; upper limit": limits})
 
 
 def sources(panels: Iterable[Panel]) -> str:

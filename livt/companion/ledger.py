@@ -97,7 +97,7 @@ def declared(claim_id: str) -> str:
     (claim,) = found
     lines = [f"{claim.id}. {claim.statement}.", f"Evidence: {claim.evidence}.", f"Limit: {claim.limit}."]
     lines += [f"- {part.label}: above {part.floor:g} {part.unit}" for part in claim.contrasts]
-    return "\n".join(fill(line, 80, subsequent_indent="  ") for line in lines)  # as wide as a page's column
+    return "\n".join(fill(line, 74, subsequent_indent="  ") for line in lines)  # as wide as a page's column
 
 
 def ruled(panel: Panel, claim_id: str, meanings: Mapping[str, str] | None = None) -> str:

@@ -85,7 +85,7 @@ def test_sizes_are_drawn_beside_those_of_the_classes(panel):
 def test_a_neighbours_claim_is_judged_by_its_weakest_part(claim, panel):
     """One part below its floor decides, however far above theirs the others lie."""
     assert claim.statement in " ".join(declared(claim.id).split())
-    assert max(map(len, declared(claim.id).splitlines())) <= 80, "a page's column"
+    assert max(map(len, declared(claim.id).splitlines())) <= 74, "a page's column"
     assert declared(claim.id).count("\n- ") == len(claim.contrasts)
     *others, last = claim.contrasts
     names = sorted({arm for contrast in claim.contrasts for arm in contrast.weights})
