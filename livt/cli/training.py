@@ -79,6 +79,8 @@ def reproduce(options: argparse.Namespace) -> int:
     for arm in options.arm:
         if arm not in known:
             raise ValueError(f"--arm {arm!r} is no arm of {', '.join(options.experiment)}: {'; '.join(known)}")
+    if empty := [name for name in options.experiment if not arms(name, options.suite)]:
+        raise ValueError(f"on suite {options.suite} there are no arms of {', '.join(empty)}")
     slurm = options.executor == "slurm"
     if slurm and options.jobs is not None:
         raise ValueError("--jobs is for --executor local: how many jobs run side by side, SLURM decides")

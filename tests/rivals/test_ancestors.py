@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from livt.__main__ import main
 from livt.config import with_overrides
 from livt.lab.experiments import arms
 from livt.rivals.ancestors import CLASSES, codes, groups, information
@@ -98,6 +99,11 @@ def test_arms_differ_by_loss_and_groups_alone():
     assert len({with_overrides(recipe, same).meta for recipe in TINY.values()}) == 1
     assert arms("ancestors", "digits") == {}
     assert set(arms("ancestors", "gpu")) == set(TINY)
+
+
+def test_other_images_have_no_such_experiment(capsys):
+    assert main(["reproduce", "ancestors", "--suite", "digits"]) == 2
+    assert "error: on suite digits there are no arms of ancestors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
