@@ -44,6 +44,7 @@ FIELDS = {
     "meta": "MetaFormer: fine-tuning with synthetic metadata as tokens, in its place; null has none",
     "concentration": "of an image's place and day around those of its class; 0 says nothing of the class",
     "masked": "share of the training images whose metadata are hidden at first; it falls linearly to 0",
+    "ancestors": "0, or metadata are WordNet's groups of at least so many classes of Tiny-ImageNet",
     "method": "a name of livt.rivals.methods.METHODS: crt, tau_norm, lws, disalign, mislas, class_means and more",
     "second.options": "parameters of the method by name, where they are not those of its paper",
     "epochs": "passes over the training images",
