@@ -35,6 +35,7 @@ from livt.losses import LOSSES
 
 # Sums in another order differ by less than this; a text is right for any value so close.
 ROUNDING = 1e-9
+LIST = "livt-all-runs"  # class of a table that lists runs, each with the code that made it, and compares none
 
 
 class TermsError(ValueError):
@@ -82,7 +83,9 @@ def check_html(text: str, load: Callable[[str], Record], known: Collection[Recor
             terms = read_terms(str(element["data-terms"]))
             allowed = texts(values_of(terms, load), element)
             problems += [f"{shown!r} {problem}" for problem in check_parts(terms, element, load)]
-            table = element.find_parent("table") or element  # a number in running text stands for itself
+            table = element.find_parent("table")
+            if table is None or LIST in table.get("class", []):
+                table = element  # a number in running text or in a list stands for itself
             for record in {run: load(run) for _, _, runs in terms for run in runs}.values():
                 shown_there = tables.setdefault((id(table), record.config.get("data", {}).get("name", "")), {})
                 shown_there[record.id] = record

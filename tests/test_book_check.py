@@ -160,6 +160,19 @@ def test_the_attributes_that_the_package_writes_pass():
     assert json.loads(element["data-values"]) == [ACCURACY["a"], ACCURACY["b"]]
 
 
+def test_a_list_of_runs_may_have_several_codes_and_a_table_that_compares_them_may_not():
+    store = Store()
+    store.records["b0"].environment["code"] = "two"
+    cells = [
+        f'<td><span data-terms=\'[[1, "accuracy", ["{run}"]]]\'>{text}</span></td>'
+        for run, text in (("a0", "60.0"), ("b0", "50.0"))
+    ]
+    for kind, problems in (("livt-measured", 1), ("livt-all-runs livt-sortable", 0)):
+        found = check.check_html(f'<table class="{kind}"><tr>{"".join(cells)}</tr></table>', store.load)[1]
+        mixed = [problem for problem in found if "different training code stand in one table" in problem]
+        assert len(mixed) == problems, found
+
+
 def test_the_interval_is_that_of_student(tmp_path):
     """4.303 is t(0.975, 2 degrees of freedom) of the printed tables; the sample deviation here is 1.0."""
     half = 4.303 / math.sqrt(3)
