@@ -179,10 +179,21 @@ def render(builder: str, page: Path) -> int:
     status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode  # its warnings are on stderr
     if status == 0:
         trim_mathjax(page.parent / "_static" / "mathjax")
+        strip_outputs(page.parent / "_sources" / "notebooks")
         print(f"book: open {page.as_uri()}")
     else:  # a page read with a warning would be taken as read, without the warning, by the next build
         shutil.rmtree(BOOK / "_build" / ".doctrees", ignore_errors=True)
     return status
+
+
+def strip_outputs(folder: Path) -> None:
+    """Delete the outputs of the notebooks that a reader downloads: the pages show them, and they are half of a book."""
+    for path in folder.glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        write_atomically(path, nbformat.writes(notebook).encode())
 
 
 def trim_mathjax(folder: Path) -> None:

@@ -411,7 +411,9 @@ def test_notebooks_can_be_downloaded(visits: list[Visit]) -> None:
         files = [Path(unquote(urlsplit(link).path)) for link in v.content["links"] if link.endswith(".ipynb")]
         assert files, f"{v.name}: no download link"
         for file in files:
-            assert json.loads(file.read_text(encoding="utf-8"))["cells"], f"{v.name}: {file.name} is empty"
+            cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+            assert cells, f"{v.name}: {file.name} is empty"
+            assert not any(cell.get("outputs") for cell in cells), f"{v.name}: {file.name} has what the page shows"
 
 
 def test_the_buttons_of_the_header_work(browser: Browser, book_url: str) -> None:
