@@ -79,7 +79,8 @@ def reproduce(options: argparse.Namespace) -> int:
     for arm in options.arm:
         if arm not in known:
             raise ValueError(f"--arm {arm!r} is no arm of {', '.join(options.experiment)}: {'; '.join(known)}")
-    if empty := [name for name in options.experiment if not arms(name, options.suite)]:
+    wanted = {name: recipes(name, options.suite, seeds, options.arm) for name in options.experiment}
+    if not options.arm and (empty := [name for name, own in wanted.items() if not own]):
         raise ValueError(f"on suite {options.suite} there are no arms of {', '.join(empty)}")
     slurm = options.executor == "slurm"
     if slurm and options.jobs is not None:
@@ -89,10 +90,8 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.minutes is not None and slurm:
         raise ValueError("--minutes is for --executor local: give jobs their limit by --slurm time=MINUTES")
     if options.dry_run:
-        wanted = dict.fromkeys(
-            r for name in options.experiment for r in recipes(name, options.suite, seeds, options.arm)
-        )
-        return _tell_costs([(s, r) for r in wanted for s in r.up_to(r.last_stage)], options)
+        each = dict.fromkeys(recipe for own in wanted.values() for recipe in own)
+        return _tell_costs([(s, r) for r in each for s in r.up_to(r.last_stage)], options)
     store = RunStore(options.runs, options.tensorboard)
     how: dict[str, Any] = {
         "jobs": options.jobs,
@@ -105,8 +104,8 @@ def reproduce(options: argparse.Namespace) -> int:
     }
     failure = None
     try:
-        for name in options.experiment:
-            train_all(recipes(name, options.suite, seeds, options.arm), store, **how)
+        for own in wanted.values():
+            train_all(own, store, **how)
     except TimeIsUp:
         kept = "the same command goes on from the last saved epochs"
         print(f"livt: the {options.minutes:g} minutes are over; {kept}", file=sys.stderr)
