@@ -6,8 +6,8 @@ from typing import Any
 from livt.config import Recipe, with_overrides
 from livt.lab.suites import Suite
 
-# Methods by what trains them; the tables of all are livt.losses.LOSSES and livt.rivals.methods.METHODS. Here as names,
-# so that what an experiment is called costs no import of PyTorch.
+# Who competes, by what trains it: a choice among livt.losses.LOSSES and livt.rivals.methods.METHODS, which a new loss
+# may join. Here as names, so that what an experiment is called costs no import of PyTorch.
 PAPER = ("ce", "bal_ce", "bce", "bal_bce")
 ONE_STAGE = (
     "focal",
@@ -24,8 +24,6 @@ ONE_STAGE = (
     "paco",
     "bcl",
 )
-# Losses that have an experiment of their own and are not on the leaderboard.
-NEIGHBOURS = ("mdcs",)
 # What a second stage follows on, where that is not plain CE.
 FIRST: dict[str, dict[str, Any]] = {
     "crt": {},
