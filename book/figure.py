@@ -26,6 +26,7 @@ BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"
 STEPS = {"uniform": "start at 1/C", "prior": "start at the prior", "removed": "prior removed at test"}
 STEP_COLOURS = ("#999999", "#009E73", "#CC79A7")
+HALF = 3.4  # inches: two figures stand side by side in the column of a page, and one is as wide as a phone
 
 
 def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> list[Record]:
@@ -60,22 +61,26 @@ def fingerprint(runs: Iterable[Record]) -> str:
     return sha256(dump_json({run.id: run.result for run in runs}))
 
 
-def story(ablation: pd.DataFrame, plain: pd.DataFrame, posthoc: pd.DataFrame) -> Figure:
-    """Draw the losses here and in the paper, and the steps from BCE to Bal-BCE at each length of fine-tuning.
-
-    ablation: rows of the loss ablation. plain, posthoc: rows of the anatomy, as trained and after the bias was removed.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), width_ratios=(1, 1, 1.25), layout="constrained")
+def losses(ablation: pd.DataFrame) -> Figure:
+    """Draw the four losses here and in the paper. ablation: rows of the loss ablation."""
+    figure, axes = plt.subplots(2, 1, figsize=(HALF, 4.6), sharex=True, layout="constrained")
     (paper,) = published_panels(["ViT-Base"]).values()
-    for axis, title, frame in ((axes[0], "this book", ablation), (axes[1], "the paper, ViT-Base", paper)):
+    for axis, title, frame in zip(axes, ("this book", "the paper, ViT-Base"), (ablation, paper), strict=True):
         _bars(axis, frame)
-        axis.set(title=title, ylim=(0, 103), xlabel="test classes")
-    axes[0].set_ylabel("accuracy [%]")
-    handles, labels = axes[0].get_legend_handles_labels()
-    _steps(axes[2], plain, posthoc)
-    figure.legend(handles, labels, loc="outside lower left", ncols=4)
-    handles, labels = axes[2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=4)
+        axis.set(title=title, ylim=(0, 103), ylabel="accuracy [%]")
+    axes[1].set_xlabel("test classes")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def steps(plain: pd.DataFrame, posthoc: pd.DataFrame) -> Figure:
+    """Draw the steps from BCE to Bal-BCE at each length of fine-tuning.
+
+    plain, posthoc: rows of the anatomy, as trained and after the bias was removed.
+    """
+    figure, axis = plt.subplots(figsize=(HALF, 4.6), layout="constrained")
+    _steps(axis, plain, posthoc)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -122,8 +127,8 @@ def main() -> int:
     measured = {f"measured, {SUITES[suite].title}": results(runs) for suite, runs in ablations.items()}
     save(plots.loss_ablation(measured | panels), "loss_ablation.svg", chain(*ablations.values()))
     arms = {k: v for k, v in experiments.arms("anatomy", "digits").items() if v.finetune.loss == "bce"}
-    steps = [results(anatomy, arms, part) for part in ("", "posthoc")]
-    save(story(results(ablation), *steps), "story.svg", [*ablation, *anatomy])
+    save(losses(results(ablation)), "losses.svg", ablation)
+    save(steps(*(results(anatomy, arms, part) for part in ("", "posthoc"))), "steps.svg", anatomy)
     text = README.read_text()
     marked = re.compile(r"<!-- caption -->\n.*?<!-- /caption -->", re.S)
     README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(ablations)}\n<!-- /caption -->", text))

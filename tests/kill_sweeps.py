@@ -2,9 +2,10 @@
 
     python tests/kill_sweeps.py [TRIALS] [--busy N]
 
-Each trial starts ``reproduce loss_ablation`` on the smoke suite, sends its parent a signal after a random time, SIGKILL
-twice as often as SIGINT, SIGTERM and SIGHUP, and sees how long any process of it lives on; one in ten closes the
-terminal of the parent instead. All trials go on with one store, which is emptied when the sweep has come to its end.
+Each trial starts ``reproduce loss_ablation`` on the smoke suite, sends its parent a signal a random time after its
+first worker has started or, every other trial, after something was saved; SIGKILL twice as often as SIGINT, SIGTERM and
+SIGHUP. It sees how long any process of the sweep lives on. One trial in five closes the parent's terminal instead.
+All trials go on with one store, which is emptied when the sweep has come to its end.
 Last, the sweep is let finish, and its runs are compared with those of an undisturbed one.
 """
 
@@ -22,22 +23,10 @@ import termios
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-SWEEP = [
-    "-m",
-    "livt",
-    "reproduce",
-    "loss_ablation",
-    "--suite",
-    "smoke",
-    "--seeds",
-    "0,1",
-    "--jobs",
-    "2",
-    "--device",
-    "cpu",
-]
+SWEEP = ["reproduce", "loss_ablation", "--suite", "smoke", "--seeds", "0,1", "--jobs", "2", "--device", "cpu"]
 SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 STATUS = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -55,7 +44,8 @@ class Sweep:
             status = 1
             try:
                 os.setsid()
-                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup for this harness would have it ignore
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup for this harness would have it ignore,
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # and this a shell's background
                 if terminal is not None:
                     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
                 for stream in (0, 1, 2):
@@ -92,12 +82,13 @@ class Sweep:
                 continue
         return found
 
-    def until_first_worker(self) -> None:
+    def until(self, reached: Callable[[], bool]) -> None:
         end = time.monotonic() + 300
-        while self.poll() is None and time.monotonic() < end:
-            if any("spawn_main" in what for what in self.family().values()):
-                return
+        while self.poll() is None and time.monotonic() < end and not reached():
             time.sleep(0.02)
+
+    def has_worker(self) -> bool:
+        return any("spawn_main" in what for what in self.family().values())
 
     def lives_on(self, limit: float = 120) -> float:
         """Return the seconds until no process of it is left."""
@@ -111,12 +102,23 @@ class Sweep:
         return time.monotonic() - began
 
 
-def trial(root: Path, how: signal.Signals, wait: float) -> tuple[str, float]:
-    """End a sweep ``wait`` seconds after its first worker has started; return what was ended, and after how long."""
+def saved(root: Path) -> int:
+    """Return how many lines of scores the runs of a store have."""
+    return sum(path.read_bytes().count(b"\n") for path in root.glob("*-*/metrics.jsonl"))
+
+
+def until_saved_or_started(sweep: Sweep, root: Path, wait: float, after_save: bool) -> None:
+    """Wait so many seconds after the first worker has started or something was saved."""
+    before = saved(root)
+    sweep.until((lambda: saved(root) > before) if after_save else sweep.has_worker)
+    time.sleep(wait)
+
+
+def trial(root: Path, how: signal.Signals, wait: float, after_save: bool) -> tuple[str, float]:
+    """End a sweep; return what was ended, and after how many seconds its last process was gone."""
     with tempfile.TemporaryFile() as out:
         sweep = Sweep(root, out.fileno())
-        sweep.until_first_worker()
-        time.sleep(wait)
+        until_saved_or_started(sweep, root, wait, after_save)
         finished = sweep.poll() is not None
         if not finished:
             os.kill(sweep.id, how)
@@ -129,13 +131,12 @@ def trial(root: Path, how: signal.Signals, wait: float) -> tuple[str, float]:
     return "finished" if finished else how.name, seconds
 
 
-def closed_terminal(root: Path, wait: float) -> tuple[str, float]:
+def closed_terminal(root: Path, wait: float, after_save: bool) -> tuple[str, float]:
     """Start a sweep in a terminal of its own and close it."""
     ours, theirs = pty.openpty()
     sweep = Sweep(root, theirs, terminal=theirs)
     os.close(theirs)
-    sweep.until_first_worker()
-    time.sleep(wait)
+    until_saved_or_started(sweep, root, wait, after_save)
     os.close(ours)
     seconds = sweep.lives_on()
     assert sweep.wait(60) in (0, 129, -signal.SIGHUP), sweep.status
@@ -152,9 +153,7 @@ def main() -> None:
     parser.add_argument("trials", type=int, nargs="?", default=20)
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="loops that compute meanwhile")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--longest", type=float, default=12, help="seconds from the first worker to the signal, at most"
-    )
+    parser.add_argument("--longest", type=float, default=6, help="seconds to the signal, at most")
     options = parser.parse_args()
     chance, ended, longest = random.Random(options.seed), Counter[str](), Counter[str]()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -166,16 +165,18 @@ def main() -> None:
             root, whole = Path(folder) / "runs", Path(folder) / "whole"
             assert Sweep(whole, os.open(os.devnull, os.O_RDWR)).wait(1800) == 0
             for number in range(options.trials):
-                wait, how = chance.uniform(0, options.longest), chance.choice(SIGNALS)
-                if number % 10 == 9:
-                    what, seconds = closed_terminal(root, wait)
+                wait, how, after_save = chance.uniform(0, options.longest), chance.choice(SIGNALS), number % 2 == 1
+                if number % 10 in (3, 8):
+                    what, seconds = closed_terminal(root, wait, after_save)
                 else:
-                    what, seconds = trial(root, how, wait)
+                    what, seconds = trial(root, how, wait, after_save)
                 ended[what] += 1
                 longest[what] = max(longest[what], seconds)
                 done = len(list(root.glob("*/result.json")))
+                since = "a save" if after_save else "the first worker"
+                progress = f"{done} of 10 runs, {saved(root)} epochs"
                 print(
-                    f"{number + 1}: {what} after {wait:.1f} s, gone in {seconds:.2f} s; {done} of 10 runs", flush=True
+                    f"{number + 1}: {what} {wait:.1f} s after {since}, gone in {seconds:.2f} s; {progress}", flush=True
                 )
                 if done == 10:
                     assert contents(root) == contents(whole)

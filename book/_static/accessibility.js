@@ -2,12 +2,16 @@
 "use strict";
 
 (() => {
-  // A box that scrolls must be reachable by keyboard.
+  const BOXES = ".livt-table, .livt-drawing, .cell_output .output, div.math, .bd-article table";
+
+  // A box that scrolls must be reachable by keyboard, and fades where there is more to see.
+  const more = (box) => box.classList.toggle("livt-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
   const reach = () => {
-    for (const box of document.querySelectorAll(".livt-table, div.math, .bd-article table")) {
-      const style = getComputedStyle(box);
-      const scrolls = style.overflowX !== "visible" && box.scrollWidth > box.clientWidth;
-      if (scrolls) box.tabIndex = 0;
+    for (const box of document.querySelectorAll(BOXES)) {
+      if (getComputedStyle(box).overflowX === "visible") continue;
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      if (!box.onscroll) box.onscroll = () => more(box);
+      more(box);
     }
   };
 
@@ -17,6 +21,13 @@
     // The arrows beside chapters that have pages below them have no name.
     for (const arrow of document.querySelectorAll("summary:has(.toctree-toggle)")) {
       arrow.setAttribute("aria-label", `Pages of ${arrow.closest("li").querySelector("a").textContent.trim()}`);
+    }
+    // On a narrow screen a figure scrolls in a box, so that its type stays as large as it was drawn.
+    for (const image of document.querySelectorAll(".livt-figure img")) {
+      const box = document.createElement("div");
+      box.className = "livt-drawing";
+      image.replaceWith(box);
+      box.append(image);
     }
     reach();
     addEventListener("load", reach);

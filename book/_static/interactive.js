@@ -369,11 +369,11 @@
       });
       chart(decisionBox, {
         x: {
-          label: "the image's place on the line; each class lies around its own",
+          label: "place on the line; a number marks its class",
           min: -2.5,
           max: last - 1.5,
           ticks: ranks.map((c) => 2 * c),
-          format: (place) => `class ${place / 2 + 1}`,
+          format: (place) => String(place / 2 + 1),
         },
         y: { label: "", min: -0.6, max: 2.6, ticks: [0, 1, 2], format: (i) => Object.values(RULES)[2 - i] },
         height: 175,

@@ -15,6 +15,7 @@ from livt.companion.report import number
 from livt.companion.statistics import estimate, holm, learnt_above, overall, p_value, verdict
 from livt.lab.results import COLUMNS, METRICS, results
 from livt.lab.runs import Record
+from livt.longtail import GROUPS
 
 
 def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT-Base")) -> pd.DataFrame:
@@ -34,6 +35,11 @@ def comparison(measured: pd.DataFrame, models: Sequence[str] = ("ViT-Tiny", "ViT
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["loss", "source"])
     return frame.rename(columns={"ece": "ECE", "mce": "MCE"})
+
+
+def groups(panel: Panel) -> list[str]:
+    """Return the shot groups that have classes in what a panel shows, head first."""
+    return [group for group in GROUPS if panel.measured[group].notna().any()]
 
 
 def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: float | None = None) -> pd.DataFrame:

@@ -180,11 +180,11 @@ def runs_table(
             f'<td class="livt-right">{score}</td>',
             f"<td>{curve(run)}</td>",
             f'<td class="livt-wrapped">{escape(row["used by"]).replace("; ", "<br>")}</td>',
-            f"<td>{escape(row['differs']).replace(', ', '<br>') or '-'}</td>",
+            f'<td class="livt-wrapped">{escape(row["differs"]).replace(", ", "<br>") or "-"}</td>',
             f'<td class="livt-right">{loss}</td>',
             f'<td class="livt-right">{row["seconds"]:.1f}</td>',
             f'<td class="livt-right">{row["images per second"]:.0f}</td>',
-            *(f"<td>{escape(str(row[name]))}</td>" for name in varies),
+            *(f'<td class="livt-digest">{escape(str(row[name]))}</td>' for name in varies),
         ]
         rows.append(f'<tr id="{run.id}"><th scope="row"><code>{run.id}</code>{after}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col" data-kind="{kind}">{escape(name)}</th>' for name, kind in columns.items())

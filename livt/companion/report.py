@@ -193,9 +193,13 @@ def folded(summary: str, content: str) -> str:
 
 
 def change(measured: pd.DataFrame, weights: Mapping[str, float], metric: str = "accuracy", *, digits: int = 1) -> str:
-    """Return the mean of a difference with its sign, and its 95 % interval in parentheses, as from ``number``."""
+    """Return the mean of a difference with its sign, and its 95 % interval in parentheses, as from ``number``.
+
+    The interval is left out where fewer than two seeds were measured.
+    """
     mean = number(measured, weights, metric, show="mean", digits=digits, signed=True)
-    return f"{mean} ({number(measured, weights, metric, show='interval', digits=digits, signed=True)})"
+    interval = number(measured, weights, metric, show="interval", digits=digits, signed=True)
+    return mean if plain(interval) == "-" else f"{mean} ({interval})"
 
 
 def text_change(values: Sequence[float] | pd.Series) -> str:
@@ -204,4 +208,5 @@ def text_change(values: Sequence[float] | pd.Series) -> str:
     >>> text_change([1.0, 1.0, 1.0])
     '+1.0 (+1.0 to +1.0)'
     """
-    return f"{text(values, 'mean', signed=True)} ({text(values, 'interval', signed=True)})"
+    mean, interval = text(values, "mean", signed=True), text(values, "interval", signed=True)
+    return mean if interval == "-" else f"{mean} ({interval})"

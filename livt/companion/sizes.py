@@ -7,7 +7,7 @@ import torch
 
 from livt.companion.chapter import Panel
 from livt.companion.published import LOSS_NAMES, published
-from livt.companion.report import in_seeds, number
+from livt.companion.report import in_seeds, number, plain
 from livt.finetune import create_classifier
 
 PAPER_SIZES = ("Tiny", "Small", "Base", "Large")
@@ -55,4 +55,5 @@ def difference(measured: pd.DataFrame, weights: Mapping[str, float], metric: str
     """Return a difference within one seed over its interval, as HTML, with a dagger where an arm is in ``low``."""
     dagger = " †" if any(arm in low for arm in weights) else ""
     mean = number(measured, weights, metric, show="mean", signed=True)
-    return f"{mean}{dagger}<br>({number(measured, weights, metric, show='interval', signed=True)})"
+    interval = number(measured, weights, metric, show="interval", signed=True)
+    return f"{mean}{dagger}" + ("" if plain(interval) == "-" else f"<br>({interval})")
