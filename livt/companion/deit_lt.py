@@ -14,6 +14,8 @@ from livt.data.sets import classes_of
 from livt.lab.cost import flops_of
 from livt.lab.deit_lt import compute
 from livt.lab.experiments import arms
+from livt.lab.find import starts
+from livt.lab.results import results
 from livt.rivals.attention import uniform_distance
 from livt.rivals.distill import HEADS
 
@@ -25,6 +27,7 @@ ARMS = {
     "vit, weak augmentation": "no teacher, weakly augmented",
     "livt": "LiVT: MGP, then Bal-BCE",
 }
+TEACHERS = {True: "the CNN teacher alone, flat", False: "the CNN teacher alone, not flat"}
 COLUMNS = {"many": "many", "medium": "medium", "few": "few", "accuracy": "all", "ece": "ECE"}
 NOT_RUN = "<p>DeiT-LT has not been run yet.</p>"
 
@@ -53,26 +56,45 @@ def stages(recipe: Recipe) -> str:
     return ", ".join(f"{stage} {flops / 1e6:,.2f} MFLOP" for stage, flops in each)
 
 
+def teachers(panel: Panel) -> pd.DataFrame:
+    """Return a row per teacher, as from ``results``, whose arm tells a flat one from one that is not."""
+    found = [run for run in starts(panel.records, panel.store) if run.stage == "teacher"]
+    flat = {run.id: bool(run.recipe.teacher and run.recipe.teacher.rho) for run in found}
+    frame = results(found)
+    return frame.assign(arm=[TEACHERS[flat[run]] for run in frame.run])
+
+
+def with_teachers(panel: Panel) -> pd.DataFrame:
+    """Return what a panel measured, and the accuracy of its teachers."""
+    return pd.concat([panel.measured, teachers(panel)], ignore_index=True)
+
+
 def scores(panel: Panel) -> str:
-    """Return the accuracy of each arm and, beside the mean of its heads, of each token, as HTML."""
-    measured = panel.measured
-    rows = {}
+    """Return the accuracy of each arm and, beside the mean of its heads, of each token, and of teachers, as HTML."""
+    measured = with_teachers(panel)
+    names: dict[str, str] = {}
     for arm, title in ARMS.items():
-        names = {arm: title} | {f"{arm}, {head}": f"{title}; {head} alone" for head in HEADS}
-        for name, shown in names.items():
-            if (measured.arm == name).any():
-                rows[escape(shown)] = {column: number(measured, name, metric) for metric, column in COLUMNS.items()}
+        names |= {arm: title} | {f"{arm}, {head}": f"{title}; {head} alone" for head in HEADS}
+    names |= {title: title for title in TEACHERS.values()}
+    rows = {}
+    for name, shown in names.items():
+        if (measured.arm == name).any():
+            rows[escape(shown)] = {column: number(measured, name, metric) for metric, column in COLUMNS.items()}
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
     return report.table(frame, "Percent, mean ± standard deviation over seeds", measured, f"{panel.name}_deit_lt")
 
 
 def gaps(panel: Panel) -> str:
-    """Return DeiT-LT minus each arm of equal compute within a seed, mean and 95 % interval, as HTML."""
+    """Return DeiT-LT minus each arm of equal compute, and minus its teacher, within a seed as HTML.
+
+    Mean and 95 % interval.
+    """
+    measured, equal = with_teachers(panel), ("vit", "vit, weak augmentation", "livt")
     rows = {
-        escape(f"minus {ARMS[arm]}"): {
-            COLUMNS[metric]: change(panel.measured, {"deit_lt": 1, arm: -1}, metric) for metric in ("few", "accuracy")
+        escape(f"minus {title}"): {
+            COLUMNS[metric]: change(measured, {"deit_lt": 1, arm: -1}, metric) for metric in ("few", "accuracy")
         }
-        for arm in ("vit", "vit, weak augmentation", "livt")
+        for arm, title in {**{arm: ARMS[arm] for arm in equal}, TEACHERS[True]: TEACHERS[True]}.items()
     }
     return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("DeiT-LT"))
 
@@ -95,4 +117,4 @@ def where_it_looks(panel: Panel) -> str:
     )
     caption = f"Mean attention distance of each block on the test images, a line per seed. In the first block: {first}."
     alt = f"{report.plain(caption)} A block that attended to all patches alike would have {even:.2f} pixels."
-    return plots.shown(distances({panel.title: (found, even)}), caption, alt)
+    return plots.shown(distances({panel.title: (found, even)}, ARMS), caption, alt)

@@ -397,11 +397,18 @@ def test_the_chapter_shows_what_there_is(store):
         1,
         0,
     ]
+    (teacher,) = deit_page.teachers(panel).itertuples()
+    taught = record_of(RECIPE, store, "teacher")
+    assert (teacher.run, teacher.few) == (taught.id, taught.result["few"])
+    assert "the CNN teacher alone, flat" in shown
+    assert "not flat" not in shown
     looks = deit_page.where_it_looks(panel)
     assert 'data-terms=\'[[1,"early_distance",["' in looks
     assert f"{uniform_distance((2, 2), 4):.2f} pixels" in looks
     assert "<strong>D1: " in ruled(panel, "D1")
-    assert "minus LiVT: MGP, then Bal-BCE" in deit_page.gaps(panel)
+    gaps = deit_page.gaps(panel)
+    assert "minus LiVT: MGP, then Bal-BCE" in gaps
+    assert f"{find([RECIPE], store)[RECIPE].result['few'] - teacher.few:+.1f}" in gaps.partition("minus the CNN")[2]
     alone = replace(panel, records=())
     assert deit_page.where_it_looks(alone) == "<p>No run of a student has a record yet.</p>"
     assert deit_page.each([], deit_page.scores) == "<p>DeiT-LT has not been run yet.</p>"

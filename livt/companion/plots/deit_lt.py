@@ -60,12 +60,15 @@ def _box(axis: Axes, place: tuple[float, float, float, float], text: str, colour
     axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", color="0.1")
 
 
-def distances(panels: Mapping[str, tuple[Mapping[str, Sequence[Sequence[float]]], float]]) -> Figure:
+def distances(
+    panels: Mapping[str, tuple[Mapping[str, Sequence[Sequence[float]]], float]], names: Mapping[str, str]
+) -> Figure:
     """Draw the mean attention distance of each block, a line for each arm and seed.
 
     panels: by title, the distances [pixels] of each arm's seeds, and that of a block that attends to all patches alike.
+    names: how the legend calls each arm.
     """
-    figure, axes = grid(len(panels), height=2.7)
+    figure, axes = grid(len(panels), height=3.2)
     for axis, (title, (found, even)) in zip(axes, panels.items(), strict=True):
         for arm, style in STYLES.items():
             for seed in found.get(arm, ()):
@@ -76,5 +79,5 @@ def distances(panels: Mapping[str, tuple[Mapping[str, Sequence[Sequence[float]]]
         axis.set(title=title, xlabel="block", ylabel="attention distance [pixels]", ylim=(0, 1.2 * even))
         axis.set_xticks(range(1, blocks + 1))
     lines = [axes[0].plot([], [], **style)[0] for style in STYLES.values()]
-    figure.legend(lines, [arm.replace("deit_lt", "DeiT-LT") for arm in STYLES], loc="outside lower center", ncols=3)
+    figure.legend(lines, [names[arm] for arm in STYLES], loc="outside lower center", ncols=2)
     return figure
