@@ -3,7 +3,7 @@
    is set as text, never as HTML. Without this script the numbers stay as they are. */
 (() => {
   "use strict";
-  const ID = /^(finetune|pretrain)-[0-9a-f]{12}$/;
+  const ID = /^[a-z]+-[0-9a-f]{12}$/;
   const SHOWN = { mean: "mean", spread: "mean ± standard deviation", interval: "95 % interval of the mean" };
   const METRICS = { accuracy: "accuracy", many: "accuracy on many", medium: "accuracy on medium", few: "accuracy on few",
     ece: "ECE", mce: "MCE" };
@@ -58,6 +58,20 @@
     return [element("p", {}, `${number.textContent}: ${what}${over}.`), element("ul", {}, ...items), element("p", {}, ...note)];
   }
 
+  /* A line may end on either side of a button: what touches it, a parenthesis or a comma, stays on its line. */
+  function glue(button) {
+    const text = (node) => (node?.nodeType === Node.TEXT_NODE ? node : null);
+    const [before, after] = [text(button.previousSibling), text(button.nextSibling)];
+    const head = before?.data.match(/\S*$/)[0] ?? "";
+    const tail = after?.data.match(/^\S*/)[0] ?? "";
+    if (!head && !tail) return;
+    before?.deleteData(before.length - head.length, head.length);
+    after?.deleteData(0, tail.length);
+    const whole = element("span", { className: "livt-whole" });
+    button.replaceWith(whole);
+    whole.append(head, button, tail);
+  }
+
   function start() {
     // In the top layer, no table that scrolls cuts the box; the browser closes it at Escape or a click elsewhere, and
     // gives the focus back.
@@ -95,6 +109,7 @@
       made.addEventListener("pointerdown", () => { wasOpen = made.getAttribute("aria-expanded") === "true"; });
       made.addEventListener("click", () => { if (wasOpen) box.hidePopover(); else open(made); wasOpen = false; });
       number.replaceWith(made);
+      glue(made);
     }
 
     document.querySelectorAll(".livt-measured td, .livt-measured th").forEach((cell) => {

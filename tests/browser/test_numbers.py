@@ -44,6 +44,8 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
     path.write_text(
         f'<html lang="en" data-content_root="../"><meta charset="utf-8"><style>{STYLE}</style>'
         f"<p id='sentence'>The gain is {difference} points.</p><div style='overflow: auto; width: 8rem'>{cells}</div>"
+        f"<p id='narrow' style='width: 0'>of {difference} ({difference}), {difference}.</p>"
+        f"<table class='livt-measured'><tr><td>cluster-{'0' * 12}</td></tr></table>"
         f"<p id='hostile'>{hostile}</p><p id='empty'>{empty}</p><script>{SCRIPT}</script></html>"
     )
     page = browser.new_page()
@@ -138,5 +140,17 @@ def test_text_of_a_record_is_never_markup(page: Page) -> None:
     assert page.evaluate("window.attacked") is None
 
 
-def test_a_run_in_a_table_is_a_link(page: Page) -> None:
-    assert page.locator(".livt-measured td a").all_inner_texts() == [IDS["bce", 0]]
+def test_a_run_of_any_stage_in_a_table_is_a_link(page: Page) -> None:
+    assert page.locator(".livt-measured td a").all_inner_texts() == [IDS["bce", 0], f"cluster-{'0' * 12}"]
+
+
+def test_what_touches_a_number_stays_on_its_line(page: Page) -> None:
+    whole = "+75.2 ± 0.3"
+    assert page.locator("#narrow").inner_text() == f"of {whole} ({whole}), {whole}."
+    assert page.locator("#narrow .livt-whole").all_inner_texts() == [f"({whole}),", f"{whole}."]
+    tops = page.locator("#narrow").evaluate(
+        "p => [...p.querySelectorAll('button')].map((b) => b.getBoundingClientRect().top)"
+    )
+    assert len(set(tops)) == 3, "a line of this narrow paragraph holds one number"
+    pieces = page.locator("#narrow .livt-whole").evaluate_all("all => all.map((one) => one.getClientRects().length)")
+    assert pieces == [1, 1]
