@@ -16,7 +16,9 @@ def refresh(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as runs:
         os.environ["LIVT_RUNS"] = runs
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": runs}}).execute()
+        client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": runs}})
+        client.coalesce_streams = True  # of a busy machine, output comes in pieces
+        client.execute()
     for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
         checked = cell.source.startswith(CHECKED)
         cell.outputs = cell.outputs if checked else []
