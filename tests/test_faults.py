@@ -5,7 +5,8 @@ states, weights, JSON, Parquet files and images, a state that would run code, mi
 data, a clock that goes backwards, two sweeps at once, and a promotion that is killed. Elsewhere:
 
 - killed while preparing data: ``test_data_prep_kill.py``; while training: ``kill_points.py`` (``test_training.py``);
-  while exporting or importing: ``test_archive.py``. A killed worker and an interrupt: ``test_experiments.py``.
+  while exporting or importing: ``test_archive.py``. A killed worker and an interrupt: ``test_experiments.py``; a sweep,
+  fifty times and for a person to run: ``kill_sweeps.py``.
 - a corrupt archive of runs: ``test_archive.py``; a public checkpoint, also one that would run code:
   ``test_models.py``; a pickle of CIFAR, corrupt downloads and sources: ``test_data_prep.py``.
 - each damaged file of a run, an edited promoted record, a folder without write permission: ``test_runs.py``.
@@ -38,6 +39,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from livt import __main__ as cli
+from livt.cli.parser import build_parser
 from livt.config import with_overrides
 from livt.data.sets import load_dataset
 from livt.lab.files import write_atomically
@@ -821,6 +823,13 @@ def test_a_killed_promotion_shows_a_whole_record_or_none():
     assert out.returncode == 0, out.stderr[-3000:]
     # At least the folder, and the opening and the renaming of each of two files.
     assert min(int(count) for count in out.stdout.split()) >= 5, out.stdout
+
+
+def test_the_sweep_that_a_person_ends_many_times_is_a_command():
+    from kill_sweeps import SWEEP
+
+    options = build_parser().parse_args(SWEEP)
+    assert (options.command, options.suite, options.jobs) == ("reproduce", "smoke", 2)
 
 
 def main() -> None:
