@@ -3,7 +3,9 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -18,6 +20,7 @@ from livt.companion.masked import (
     some,
     untrained_mae,
 )
+from livt.companion.plots import masked_pretraining
 from livt.data.augment import Augment
 from livt.data.images import FileSplit
 from livt.data.sets import load_dataset
@@ -127,3 +130,16 @@ def test_probes_by_epoch_begin_with_the_untrained_encoder():
     assert found[["seed", "probe", "epoch", "accuracy"]].values.tolist() == [[4, "knn", 0, 50], [4, "knn", 2, 50]]
     assert found.few.isna().tolist() == [False, True]
     assert probes_by_epoch(runs[1:], ["knn"]).empty
+
+
+def test_no_label_of_the_probes_lies_under_their_legend():
+    scores = dict.fromkeys(("accuracy", "many", "medium", "few"), 9)
+    rows = [{"probe": probe, "seed": 0, "epoch": epoch} | scores for probe in ("knn", "linear") for epoch in (0, 9)]
+    panels = {title: (pd.DataFrame(rows), 1.0) for title in ("one", "another")}
+    figure = masked_pretraining.probes(panels, {"knn": "neighbours", "linear": "linear map"})
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    labels = [axis.xaxis.label for axis in figure.axes if axis.get_xlabel()]
+    assert labels
+    assert not any(legend.get_window_extent().overlaps(label.get_window_extent()) for label in labels)
+    plt.close(figure)

@@ -75,7 +75,8 @@ def probes(panels: Mapping[str, tuple[pd.DataFrame, float]], names: Mapping[str,
             axis.plot(inside.epoch, inside[part], "D", color=colour, markersize=3)
         axis.axhline(chance, color="0.45", linestyle=":", linewidth=1.2)
         axis.set(title=f"{title}:\n{names[probe]}", ylim=(0, 103))
-    figure.supxlabel("epochs of pretraining", fontsize=9)
+    for axis in axes[-len(names) :]:  # a label of the figure would lie under its legend
+        axis.set_xlabel("epochs of pretraining")
     figure.supylabel("accuracy [%]", fontsize=9)
     drawn = [(GROUP_COLOURS[part], GROUP_DASHES[part]) for part in METRIC_NAMES]
     marks = [Line2D([], [], color=colour, linestyle=dash, marker="D", markersize=3) for colour, dash in drawn]
