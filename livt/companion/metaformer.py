@@ -96,11 +96,18 @@ def gains(panel: Panel) -> str:
 
 
 def stacked(panel: Panel) -> str:
-    """Return what Bal-BCE adds to CE with the same metadata of each level, by shot group, within a seed, as HTML."""
+    """Return what Bal-BCE adds to CE with the same metadata of each level, by shot group, within a seed, as HTML.
+
+    Nothing is returned where one of the losses has no run.
+    """
+    losses = {level: (f"bal_bce/{level}", f"ce/{level}") for level in levels_of(panel)}
+    there = set(panel.measured.arm)
     rows = {
-        title: _changes(panel, {f"bal_bce/{level}": 1, f"ce/{level}": -1}) for level, title in levels_of(panel).items()
+        title: _changes(panel, dict(zip(losses[level], (1, -1), strict=True)))
+        for level, title in levels_of(panel).items()
+        if there.issuperset(losses[level])
     }
-    return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("Bal-BCE minus CE"))
+    return report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("Bal-BCE minus CE")) if rows else ""
 
 
 def _changes(panel: Panel, weights: Mapping[str, float]) -> dict[str, str]:

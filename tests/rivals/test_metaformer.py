@@ -369,6 +369,8 @@ def test_every_level_has_a_row_of_its_own_though_two_know_as_much(store):
     assert list(scores) == [f"{n}, κ = {k}: {b} bits" for n in ("CE", "Bal-BCE") for k, b in levels.items()]
     assert list(gains.values()) == ["+1.0", "+2.0", "+3.0", "+2.0", "+4.0", "+6.0"]
     assert list(stacked.values()) == ["+10.0", "+11.0", "+12.0", "+13.0"]
+    vars(panel)["measured"] = rows[rows.arm.str.startswith("ce/")]
+    assert page.stacked(panel) == "", "there is nothing to compare"
 
 
 # ---------------------------------------------------------------- what is refused
