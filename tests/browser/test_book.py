@@ -81,6 +81,13 @@ READ_PAGE = """() => {
       `in error: ${error.closest("mjx-container").querySelector("math")?.textContent.slice(0, 60)}`),
     images: all("img").map((image) => ({src: image.src, alt: image.alt, width: image.naturalWidth})),
     links: all("a[href]").map((link) => link.href),
+    cut: all(".bd-article table").filter((table) => table.getClientRects().length).flatMap((table) => {
+      let box = table.parentElement;
+      while (box !== document.body && getComputedStyle(box).overflowX === "visible") box = box.parentElement;
+      return box.scrollWidth > box.clientWidth + 1 ? [`${table.className}: ${table.innerText.slice(0, 60)}`] : [];
+    }),
+    figures: all(".livt-figure img").filter((image) => image.getClientRects().length)
+      .map((image) => image.getBoundingClientRect().width / image.naturalWidth),
     header: all(".bd-header-article a[href]").map((link) => link.href),
     ids: all("[id], a[name]").map((element) => element.id || element.name),
     resources: all("link[href]:not([rel=canonical]), [src], object[data]")
@@ -392,6 +399,18 @@ def test_pages_fit_a_phone(phone_visits: list[Visit]) -> None:
             if v.content["width"] > PHONE["width"]
         ]
     )
+
+
+def test_tables_fit_the_column_of_a_desktop(visits: list[Visit]) -> None:
+    """The list of all runs may scroll in its box: it has a column for each thing in which runs differ."""
+    no_problems([f"{v.name}: {table}" for v in visits for table in v.content["cut"] if "livt-all-runs" not in table])
+
+
+def test_figures_are_shown_as_large_as_drawn(visits: list[Visit], phone_visits: list[Visit]) -> None:
+    """On a phone they scroll: type of 9 px shrunk to the width of the screen could not be read."""
+    shares = [(v.name, share) for v in (*visits, *phone_visits) for share in v.content["figures"]]
+    assert len(shares) > 20
+    no_problems([f"{name}: shown at {share:.2f} of its size" for name, share in shares if not 0.98 < share < 1.02])
 
 
 def test_what_scrolls_on_a_phone_is_reached_by_keyboard(phone_visits: list[Visit]) -> None:
