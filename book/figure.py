@@ -25,7 +25,8 @@ from livt.lab.suites import SUITES
 BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"
 STEPS = {"uniform": "start at 1/C", "prior": "start at the prior", "removed": "prior removed at test"}
-STEP_COLOURS = ("#999999", "#009E73", "#CC79A7")
+STEP_COLOURS, STEP_HATCHES = ("#999999", "#009E73", "#CC79A7"), ("", "\\\\\\", "++")
+OURS = f"{SUITES['digits'].title}, ViT {SUITES['digits'].main.model.size}"
 HALF = 3.4  # inches: two figures stand side by side in the column of a page, and one is as wide as a phone
 
 
@@ -65,7 +66,8 @@ def losses(ablation: pd.DataFrame) -> Figure:
     """Draw the four losses here and in the paper. ablation: rows of the loss ablation."""
     figure, axes = plt.subplots(2, 1, figsize=(HALF, 4.6), sharex=True, layout="constrained")
     (paper,) = published_panels(["ViT-Base"]).values()
-    for axis, title, frame in zip(axes, ("this book", "the paper, ViT-Base"), (ablation, paper), strict=True):
+    titles = (f"this book: {OURS}", "the paper: ImageNet-LT, ViT-Base")
+    for axis, title, frame in zip(axes, titles, (ablation, paper), strict=True):
         _bars(axis, frame)
         axis.set(title=title, ylim=(0, 103), ylabel="accuracy [%]")
     axes[1].set_xlabel("test classes")
@@ -89,8 +91,8 @@ def _bars(axis: Axes, frame: pd.DataFrame) -> None:
         rows = frame[frame.loss == loss]
         for j, metric in enumerate(("accuracy", "few")):
             x = j + (i - 1.5) * 0.2
-            style = {"color": plots.COLOURS[loss], "edgecolor": "0.25", "label": name if j == 0 else None}
-            axis.bar(x, rows[metric].mean(), 0.19, **style)
+            bar = {"color": plots.COLOURS[loss], "hatch": plots.HATCHES[loss], "edgecolor": "0.25"}
+            axis.bar(x, rows[metric].mean(), 0.19, label=name if j == 0 else None, **bar)
             axis.plot([x] * len(rows), rows[metric], "D", color="0.1", markersize=3.5 if len(rows) > 1 else 0)
     axis.set_xticks([0, 1], ["all", "few-shot"])
     axis.grid(axis="x", visible=False)
@@ -103,13 +105,15 @@ def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
         arm = f"{size}/{epochs}/bce, {{}} start".format
         means = [plain[plain.arm == arm(start)].accuracy.mean() for start in ("zero", "uniform", "prior")]
         means.append(posthoc[posthoc.arm == arm("prior")].accuracy.mean())
-        axis.barh(i, means[0], 0.6, color=plots.COLOURS["bce"], edgecolor="0.25", label="BCE" if i == 0 else None)
-        for low, high, colour, name in zip(means[:-1], means[1:], STEP_COLOURS, STEPS.values(), strict=True):
+        bar = {"color": plots.COLOURS["bce"], "hatch": plots.HATCHES["bce"], "edgecolor": "0.25"}
+        axis.barh(i, means[0], 0.6, label="BCE" if i == 0 else None, **bar)
+        styles = zip(STEP_COLOURS, STEP_HATCHES, STEPS.values(), strict=True)
+        for low, high, (colour, hatch, name) in zip(means[:-1], means[1:], styles, strict=True):
             label = f"+ {name}" if i == 0 else None
-            axis.barh(i, high - low, 0.6, left=low, color=colour, edgecolor="0.25", label=label)
+            axis.barh(i, high - low, 0.6, left=low, color=colour, hatch=hatch, edgecolor="0.25", label=label)
         axis.annotate(f"{means[-1]:.0f}", (means[-1], i), xytext=(4, 0), textcoords="offset points", va="center")
     axis.set_yticks(range(len(suite.lengths)), [str(epochs) for epochs in suite.lengths])
-    axis.set(title="from BCE to Bal-BCE", xlabel="accuracy on all classes [%]", xlim=(0, 108))
+    axis.set(title=f"from BCE to Bal-BCE: {OURS}", xlabel="accuracy on all classes [%]", xlim=(0, 108))
     axis.set_ylabel("epochs of fine-tuning")
     axis.grid(axis="y", visible=False)
 

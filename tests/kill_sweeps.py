@@ -120,13 +120,16 @@ def trial(root: Path, how: signal.Signals, wait: float, after_save: bool) -> tup
         sweep = Sweep(root, out.fileno())
         until_saved_or_started(sweep, root, wait, after_save)
         finished = sweep.poll() is not None
+        left = 10 - len(list(root.glob("*/result.json")))
         if not finished:
             os.kill(sweep.id, how)
         seconds = sweep.lives_on()
         status = sweep.wait(60)
         out.seek(0)
         text = out.read().decode()
-    assert status == 0 if finished else status in (0, STATUS[how], -how), (status, how, text)
+    # What two workers have in hand may end just then; a sweep that goes on with more has not heard the signal.
+    ended = (STATUS[how], -how) if left > 2 else (0, STATUS[how], -how)
+    assert status == 0 if finished else status in ended, (status, how, left, text)
     assert "Traceback" not in text, text
     return "finished" if finished else how.name, seconds
 

@@ -116,8 +116,8 @@ def test_the_readmes_loss_example_runs():
     assert not torch.equal(before, namespace["model"].weight)
 
 
-def test_the_readme_shows_the_promoted_records():
-    """Its figure and caption are those that `book/figure.py` draws from book/results."""
+def test_readme_and_first_page_show_the_promoted_records():
+    """Their figures and the caption are those that `book/figure.py` draws from book/results."""
     spec = importlib.util.spec_from_file_location("figure", ROOT / "book" / "figure.py")
     figure = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figure)
@@ -128,7 +128,9 @@ def test_the_readme_shows_the_promoted_records():
     }
     assert all(r.environment["dirty"] is False for r in runs), "promoted from committed code"
     assert figure.caption(ablations) in (ROOT / "README.md").read_text()
-    assert figure.fingerprint(runs) in (ROOT / "book" / "_static" / "loss_ablation.svg").read_text()
+    drawn = {"loss_ablation": runs, "losses": ablations["digits"], "steps": figure.promoted_runs("anatomy")}
+    for name, own in drawn.items():
+        assert figure.fingerprint(own) in (ROOT / "book" / "_static" / f"{name}.svg").read_text()
 
 
 def test_the_readme_lists_every_module_of_the_paper_and_every_room_around_it():
