@@ -3,6 +3,7 @@
 import pytest
 
 from livt import rivals  # noqa: F401  its methods are part of the tables
+from livt.config import with_overrides
 from livt.data.sets import classes_of
 from livt.lab.cost import flops_of
 from livt.lab.experiments import COUNTED, ON_DEMAND, arms, equal_compute_epochs, everything
@@ -24,6 +25,17 @@ def test_all_who_compete_are_in_the_tables():
     assert set(HARD) == {name for name in losses if not LOSSES[name].soft}
     used = {recipe.second.method for recipe in methods(SUITES["smoke"]).values() if recipe.second}
     assert set(FIRST) <= used == set(METHODS), "a second stage has no other experiment"
+
+
+def test_a_suite_can_give_the_leaderboard_a_smaller_recipe():
+    photos = SUITES["photos"]
+    assert photos.leaderboard is not None
+    for recipe in methods(photos).values():
+        assert (recipe.model.size, recipe.data) == (photos.sizes[0], photos.main.data)
+    assert methods(photos)["ce"] == arms("model_size", "photos")["nano/ce"], "its runs are shared with the model sizes"
+    for suite in SUITES.values():
+        if suite.leaderboard is None:
+            assert methods(suite)["ce"] == with_overrides(suite.main, {"finetune.loss": "ce"})
 
 
 def test_no_two_arms_are_one_recipe_and_each_can_train(board):

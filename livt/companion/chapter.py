@@ -19,6 +19,7 @@ from livt.config import Recipe
 from livt.data.sets import Dataset, load_dataset
 from livt.lab import experiments
 from livt.lab.find import data_sets, find, starts
+from livt.lab.leaderboard import NAMES, PAPER
 from livt.lab.results import curves, results
 from livt.lab.runs import Record, RunStore
 from livt.lab.suites import RENAMED, SUITES, Suite
@@ -119,8 +120,8 @@ class Chapter:
         """Suites that have a run of the leaderboard beside the paper's losses: of others, its costs are not counted."""
 
         def rivals(suite: str) -> list[Recipe]:
-            paper = experiments.arms("loss_ablation", suite).values()
-            return [recipe for recipe in experiments.recipes("rivals", suite) if replace(recipe, seed=0) not in paper]
+            names = [f"mgp/{name}" for name in NAMES if name not in PAPER]
+            return experiments.recipes("rivals", suite, only=names)
 
         return frozenset(suite for suite in SUITES if find(rivals(suite), self.store))
 

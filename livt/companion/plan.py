@@ -45,6 +45,8 @@ PLAN = (
     Planned(suite="photos_tiny", experiment="resolution", claims=("C10",), hours=1.5),
     Planned(suite="photos_10", experiment="loss_ablation", claims=("C4", "C5", "C6", "C7", "C8", "C9"), hours=2.0),
     Planned(suite="photos_10", experiment="controls", claims=("C4", "C5", "C7", "C8"), hours=0.8),
+    # Added later, before the first of its runs: the rule of C11 is older, and the network is the smallest of the suite.
+    Planned(suite="photos", experiment="rivals", claims=("C11",), hours=4.5),
 )
 
 

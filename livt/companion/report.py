@@ -102,6 +102,15 @@ def text(values: Sequence[float] | pd.Series, show: Show = "spread", *, digits: 
     return f"{e.mean:{form}}" if show == "mean" or e.n == 1 else f"{e.mean:{form}} ± {e.std:.{digits}f}"
 
 
+def begun(words: str) -> str:
+    """Return words as a sentence begins with them, their other letters as they are.
+
+    >>> begun("digit pairs"), begun("CIFAR-10-LT")
+    ('Digit pairs', 'CIFAR-10-LT')
+    """
+    return words[:1].upper() + words[1:]
+
+
 def plain(html: str) -> str:
     """Return text without its HTML tags, for where only Markdown is read."""
     return re.sub(r"</?span[^>]*>", "", html)

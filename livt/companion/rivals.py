@@ -38,6 +38,11 @@ def each(panels: Sequence[Panel], show: Callable[[Panel], str]) -> str:
     return report.tabs({panel.title: show(panel) for panel in panels}) if panels else NOT_RUN
 
 
+def harness(panel: Panel) -> str:
+    """Return the data and the network of a suite's leaderboard, which may be smaller than that of its other pages."""
+    return f"{panel.suite.title}, ViT {panel.arms['mgp/ce'].model.size}"
+
+
 def methods(measured: pd.DataFrame, way: str) -> list[str]:
     """Return the methods that have a run in one of the ``WAYS``, highest mean accuracy first."""
     own = measured[measured.arm.str.startswith(f"{way}/")]
@@ -52,7 +57,7 @@ def tables(panel: Panel) -> str:
     """Return a sortable table for each of the three ways that have runs, below each other, and their rows as a file."""
     parts = []
     for way, name in WAYS.items():
-        caption = f"{panel.suite.title}, {name}: percent, mean ± standard deviation over seeds"
+        caption = f"{harness(panel)}, {name}: percent, mean ± standard deviation over seeds"
         rows = table_rows(panel, way)
         if rows:
             slug = f"measured-{panel.name}-{way}".replace(" ", "-").replace("_", "-")
@@ -140,7 +145,7 @@ def ahead(panel: Panel) -> str:
     found = {f"minus {title(base)}": gaps(panel.measured, base) for base in BASES}
     said = "; ".join(counted(table, base) for base, table in zip(BASES, found.values(), strict=True))
     caption = (
-        f"{panel.suite.title.capitalize()}, from MGP with equal epochs: accuracy of each method {' and '.join(found)}"
+        f"{report.begun(harness(panel))}, from MGP with equal epochs: accuracy of each method {' and '.join(found)}"
     )
     caption += f" within a seed, mean and 95 % interval. After Holm's correction {said}."
     names = {f"mgp/{method}": title(method) for method in methods(panel.measured, "mgp")}
@@ -302,4 +307,4 @@ def _crossing(measured: pd.DataFrame, pairs: dict[str, tuple[str, str]], first: 
         for name, (other, plain) in pairs.items()
     }
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    return report.table(frame.rename_axis("loss"), f"{first.capitalize()} beside {second}") if rows else ""
+    return report.table(frame.rename_axis("loss"), f"{report.begun(first)} beside {second}") if rows else ""

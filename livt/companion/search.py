@@ -11,7 +11,7 @@ from livt.companion.methods import title
 from livt.companion.plan import validation_runs
 from livt.companion.provenance import runs_frame
 from livt.companion.report import change, number
-from livt.companion.rivals import agreement
+from livt.companion.rivals import agreement, harness
 from livt.companion.statistics import rank_correlation
 from livt.config import Recipe
 from livt.lab import experiments
@@ -75,7 +75,7 @@ def before_and_after(panel: Panel, tried: Panel) -> str:
         }
     if not rows:
         return NOT_RUN
-    caption = f"{panel.suite.title.capitalize()}, from MGP with equal epochs: accuracy in percent"
+    caption = f"{report.begun(harness(panel))}, from MGP with equal epochs: accuracy in percent"
     table = report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"), caption)
     kept = sum(not chosen()[panel.name][name] for name in names)
     orders = rank_correlation(*(means[[f"{way}/{name}" for name in names]].tolist() for way in ("mgp", "searched")))

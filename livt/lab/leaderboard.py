@@ -53,11 +53,11 @@ NAMES = (*PAPER, *ONE_STAGE, *FIRST, *SETTINGS)
 
 
 def methods(suite: Suite) -> dict[str, Recipe]:
-    """Return the recipe of each method with the options of its paper, from the suite's pretraining.
+    """Return the recipe of each method with the options of its paper, all else as the suite's leaderboard has it.
 
     A method that takes no soft targets trains without mixup, cutmix and label smoothing where the suite has them.
     """
-    base = with_overrides(suite.main, {"finetune.loss": "ce"})
+    base = with_overrides(suite.leaderboard or suite.main, {"finetune.loss": "ce"})
     changes: dict[str, dict[str, Any]] = {loss: {"finetune.loss": loss} for loss in (*PAPER, *ONE_STAGE)}
     changes |= {loss: UNMIXED | {"finetune.loss": loss} for loss in HARD}
     changes |= {method: first | {"second.method": method} for method, first in FIRST.items()}
@@ -84,7 +84,7 @@ def leaderboard(suite: Suite) -> dict[str, Recipe]:
     from livt.lab.cost import flops_of
 
     found = methods(suite)
-    ce, classes = found["ce"], classes_of(suite.main.data)
+    ce, classes = found["ce"], classes_of(found["ce"].data)
     step = flops_of("finetune", ce, classes)
     arms = rivals(suite)
     assert ce.pretrain is not None

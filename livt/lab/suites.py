@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from livt.config import Recipe
+from livt.config import Recipe, with_overrides
 from livt.lab.recipes import (
     digit_pairs,
     digit_pairs_short,
@@ -24,8 +24,9 @@ class Suite:
     title: the data, as a page names them. main: the recipe of the loss ablation. sweep: the recipe that other
     experiments vary, shorter where their number would cost too much. sizes: model sizes, smallest first. lengths:
     epochs of fine-tuning to compare. cnn: the residual network to compare a ViT with. finer: a recipe that fine-tunes
-    what ``main`` pretrains at a higher resolution, where the images have one. seeds: of every experiment; seeds_of: of
-    one, where it has others. experiments: their names, None for all. part_of: the suite that this one is trained with.
+    what ``main`` pretrains at a higher resolution, where the images have one. leaderboard: the recipe whose place every
+    method takes, where ``main`` costs too much for so many. seeds: of every experiment; seeds_of: of one, where it has
+    others. experiments: their names, None for all. part_of: the suite that this one is trained with.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Suite:
     lengths: tuple[int, ...]
     cnn: str = "resnet10"
     finer: Recipe | None = None
+    leaderboard: Recipe | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     seeds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     experiments: tuple[str, ...] | None = None
@@ -65,6 +67,7 @@ SUITES: dict[str, Suite] = {
         sweep=photos(),
         sizes=("nano", "mini", "midi"),
         lengths=(6, 12, 24),
+        leaderboard=with_overrides(photos(), {"model.size": "nano"}),
         seeds_of=dict.fromkeys(("loss_ablation", "controls", "recipes_lt_vs_balanced"), (0, 1, 2, 3, 4)),
         experiments=(
             "loss_ablation",
