@@ -151,6 +151,11 @@ class Recipe(Section):
         """Return the images of a stage: its own, where its section has some, else those of the recipe."""
         return getattr(getattr(self, stage), "data", None) or self.data
 
+    def seed_of(self, stage: str) -> int:
+        """Return the seed of a stage: its own, where its section has one, else that of the recipe."""
+        own = getattr(getattr(self, stage), "seed", None)
+        return self.seed if own is None else int(own)
+
     def needs(self, stage: str) -> list[str]:
         """Return the stages that a stage of this recipe starts from."""
         return [name for name in STAGES[stage] if getattr(self, name) is not None]
@@ -170,8 +175,10 @@ class Recipe(Section):
             parts.add(waiting[-1])
             waiting += STAGES[waiting.pop()]
         values = {key: value for key, value in self.identity().items() if key not in STAGES or key in parts}
-        values["data"] = self.data_of(stage).identity()  # a recipe on these images themselves shares the run
-        values[stage].pop("data", None)
+        # A recipe on these images, or of this seed, shares the run.
+        values |= {"data": self.data_of(stage).identity(), "seed": self.seed_of(stage)}
+        for key in ("data", "seed"):
+            values[stage].pop(key, None)
         return {"format": RUN_FORMAT, "stage": stage, **values}
 
 

@@ -323,7 +323,8 @@ class PretrainConfig(StageConfig):
 
     ``probes``: how many times the features are probed with labels, at equal distances from the start to the end of
     training; the probes read and never train the encoder. ``data``: other images to pretrain on, or of another size;
-    None takes those of the recipe.
+    None takes those of the recipe. ``seed``: of this stage, from which fine-tunings with other seeds can then start;
+    None takes that of the recipe.
     """
 
     beta2: float = 0.95
@@ -334,9 +335,11 @@ class PretrainConfig(StageConfig):
     decoder_heads: int
     probes: int = 0
     data: DataConfig | None = since(2, None)
+    seed: int | None = since(2, None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.seed is None or self.seed >= 0, f"pretrain.seed must not be negative, not {self.seed}")
         require(self.probes == 0 or self.probes >= 2, f"probes must be 0, or at least 2, not {self.probes}")
         require(0 < self.mask_ratio < 1, f"mask_ratio must lie inside (0, 1), not {self.mask_ratio}")
         require(min(self.decoder_depth, self.decoder_heads) >= 1, "decoder_depth and decoder_heads must be positive")

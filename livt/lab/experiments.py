@@ -185,6 +185,23 @@ def controls(suite: Suite) -> dict[str, Recipe]:
     }
 
 
+def variance(suite: Suite) -> dict[str, Recipe]:
+    """Where the spread comes from: four draws of the training images, three MGPs on each, fine-tunings of each by seed.
+
+    The draws have the same class counts, and one test split. Keys: ``draw <number>, MGP <seed>/<loss>``.
+    """
+    pretraining = _pretraining(suite.sweep)
+    return {
+        f"draw {draw}, MGP {seed}/{loss}": with_overrides(
+            replace(suite.sweep, pretrain=replace(pretraining, seed=seed)),
+            {"data.draw": draw, "finetune.loss": loss},
+        )
+        for draw in (1, 2, 3, 4)
+        for seed in (0, 1, 2)
+        for loss in ("ce", "bal_bce")
+    }
+
+
 def clustering(suite: Suite) -> dict[str, Recipe]:
     """Claim D4: pretrained features clustered without labels in five ways, with one head, start and budget for all.
 
@@ -210,6 +227,7 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "controls": controls,
     "leaderboard": leaderboard,
     "rivals": rivals,
+    "variance": variance,
     "mdcs": mdcs,
     "clustering": clustering,
     "deit_lt": deit_lt,
@@ -222,7 +240,7 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
 # other experiments.
 COUNTED = ("leaderboard", "rivals", "deit_lt")
 # What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = (*COUNTED, "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
+ON_DEMAND = (*COUNTED, "variance", "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
 # Of those, what chooses settings on validation images, with its seeds: no result, and on no page as one.
 CHOOSING = {"search": (SEED,)}
 # Of those that a page looks for by arms that need no cost, their function.

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -139,7 +139,8 @@ def train(
             for need in recipe.needs(stage):
                 run.sources[need] = run_id(need, recipe, store)
                 given[STAGES[stage].needs[need]] = STAGES[need].gives(_weights(run.sources[need], need, store))
-            STAGES[stage].train(recipe, data, run, device=on, progress=progress, engine=engine, **given)
+            own = replace(recipe, seed=recipe.seed_of(stage))
+            STAGES[stage].train(own, data, run, device=on, progress=progress, engine=engine, **given)
     return store.load_for_all(run.id)
 
 
