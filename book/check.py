@@ -2,8 +2,9 @@
 
 An element of a cell's HTML or Markdown with ``data-terms`` displays a number computed from runs. The attribute is JSON,
 a list of terms ``[weight, metric, [run ids, one per seed]]``; the metric is a path into a record's ``result``, such as
-"accuracy" or "posthoc.few". Seed ``i`` has the value: the sum over the terms of weight times the metric of run ``i``. A
-seed without a value (an empty shot group) drops out. The text shows, with ``data-digits`` decimals (1):
+"accuracy" or "posthoc.few", or "probe.knn.few": what that probe read at the end of a pretraining. Seed ``i`` has the
+value: the sum over the terms of weight times the metric of run ``i``. A seed without a value (an empty shot group)
+drops out. The text shows, with ``data-digits`` decimals (1):
 
 - ``data-show="mean"``: the mean over seeds;
 - ``data-show="spread"``: mean ± sample standard deviation, the mean alone for one seed;
@@ -160,8 +161,10 @@ def read_parts(element: Tag) -> tuple[list[int], list[str], list[list[float]]]:
 
 
 def metric_of(record: Record, path: str) -> float:
-    """Return a number of a record's result by its dotted path; nan where it is null."""
+    """Return a number of a record's result, or of its last probes, by its dotted path; nan where it is null."""
     value: Any = record.result
+    if path.startswith("probe."):
+        value, path = record.metrics[-1].get("probe"), path.removeprefix("probe.").replace(".", "_")
     for key in path.split("."):
         if not isinstance(value, Mapping) or key not in value:
             raise TermsError(f"{record.id} has no metric {path!r}")

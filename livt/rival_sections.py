@@ -20,6 +20,8 @@ SECOND_SETTINGS: dict[str, dict[str, Any]] = {
     "nearest_feature": {"epochs": 1},
     "nearest_pixels": {"epochs": 1},
     "aggregation": {"epochs": 1},
+    "knn_probe": {"epochs": 1},
+    "linear_probe": {"epochs": 1},
 }
 
 

@@ -139,7 +139,7 @@ def test_runs_are_told_by_draw_pretraining_and_fine_tuning():
     assert variance.complete(frame)
     assert not variance.complete(frame.iloc[1:])
     with pytest.raises(ValueError, match="lacks a run"):
-        design(frame[frame.seed != 4], {"ce": 1})
+        design(frame[frame.index != frame.index[4]], {"ce": 1})
 
 
 class FakePanel:

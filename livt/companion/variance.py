@@ -16,7 +16,12 @@ from livt.companion.chapter import Panel
 from livt.companion.plots.variance import nested
 
 NOT_RUN = "<p>The runs that tell draw, pretraining and fine-tuning apart have no records yet.</p>"
-ROWS = {"CE": {"ce": 1}, "Bal-BCE": {"bal_bce": 1}, "Bal-BCE minus CE": {"bal_bce": 1, "ce": -1}}
+NESTED = ["draw", "pretraining", "seed"]  # a seed is a fine-tuning's
+ROWS: dict[str, dict[str, int]] = {
+    "CE": {"ce": 1},
+    "Bal-BCE": {"bal_bce": 1},
+    "Bal-BCE minus CE": {"bal_bce": 1, "ce": -1},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +64,16 @@ def components(values: ArrayLike) -> Components:
 
 
 def nested_runs(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of the experiment by draw, pretraining and fine-tuning, with the loss as the arm.
-
-    ``seed`` counts these combinations, so that a difference of two losses is one within the same combination.
-    """
+    """Return the runs of the experiment with their draw and pretraining, and the loss as the arm."""
     told = measured.arm.str.extract(r"^draw (?P<draw>\d+), MGP (?P<pretraining>\d+)/(?P<loss>\w+)$")
-    frame = measured.assign(arm=told.loss, draw=told.draw.astype(int), pretraining=told.pretraining.astype(int))
-    frame = frame.assign(fine_tuning=measured.seed)
-    return frame.assign(seed=frame.groupby(["draw", "pretraining", "fine_tuning"]).ngroup())
+    return measured.assign(arm=told.loss, draw=told.draw.astype(int), pretraining=told.pretraining.astype(int))
 
 
 def design(frame: pd.DataFrame, weights: dict[str, int], metric: str = "accuracy") -> np.ndarray:
     """Return a weighted sum over losses of a metric as [D, P, F]. Raises ValueError where the design lacks a run."""
-    keys = ["draw", "pretraining", "fine_tuning"]
-    wide = frame.pivot(index=keys, columns="arm", values=metric)
+    wide = frame.pivot(index=NESTED, columns="arm", values=metric)
     total = sum(weight * wide[loss] for loss, weight in weights.items())
-    shape = [total.index.get_level_values(key).nunique() for key in keys]
+    shape = [total.index.get_level_values(key).nunique() for key in NESTED]
     if total.isna().any() or len(total) != np.prod(shape):
         raise ValueError("the design lacks a run: each draw needs the same pretrainings, each of them the same seeds")
     return total.sort_index().to_numpy().reshape(shape)
@@ -82,7 +81,7 @@ def design(frame: pd.DataFrame, weights: dict[str, int], metric: str = "accuracy
 
 def complete(frame: pd.DataFrame) -> bool:
     """Return whether every combination of a design with at least two of each has both losses."""
-    sizes = frame[["draw", "pretraining", "fine_tuning"]].nunique()
+    sizes = frame[NESTED].nunique()
     return bool(sizes.min() >= 2 and len(frame) == 2 * sizes.prod())
 
 
@@ -95,31 +94,41 @@ def section(panels: Sequence[Panel]) -> str:
 def shown(panel: Panel) -> str:
     """Return what the runs of one suite say, as HTML: the components by loss, in points, and every run."""
     frame = nested_runs(panel.measured)
-    estimates = {name: components(design(frame, weights)) for name, weights in ROWS.items()}
+    values = {name: design(frame, weights) for name, weights in ROWS.items()}
+    estimates = {name: components(x) for name, x in values.items()}
     rows = {
         name: {
-            "mean ± all spread": report.number(frame, weights, "accuracy", signed=len(weights) > 1),
+            "mean": f"{values[name].mean():{'+' if len(ROWS[name]) > 1 else ''}.1f}",
             "draw": _deviation(c.draw, c.p_draw),
             "pretraining": _deviation(c.pretraining, c.p_pretraining),
             "fine-tuning": f"{c.fine_tuning**0.5:.1f}",
             "share of the draw": f"{100 * c.draw / c.total:.0f} %",
         }
-        for (name, weights), c in zip(ROWS.items(), estimates.values(), strict=True)
+        for name, c in estimates.items()
     }
-    d, p, f = design(frame, ROWS["CE"]).shape
+    d, p, f = values["CE"].shape
     caption = (
         f"{report.begun(panel.suite.title)}: standard deviations in points of accuracy, of {d} draws of the training "
         f"images, {p} pretrainings on each and {f} fine-tunings of each; p of the F-test that there is none."
     )
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy of")
-    values = {name: design(frame, weights) for name, weights in ROWS.items()}
     legend = "Accuracy of each run; a colour and shape is a pretraining, the line the mean of a draw."
     alt = f"{legend} {report.plain(verdict(estimates))}"
     return (
         report.table(table, caption, panel.measured, f"{panel.name}_variance")
         + f"<p>{verdict(estimates)}</p>"
         + plots.shown(nested(values), legend, alt)
+        + report.folded("Every run, by draw and pretraining", report.table(cells(frame)))
     )
+
+
+def cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy with each pretraining of each draw, over its fine-tunings, as HTML that names its runs."""
+    rows = {
+        keys: {n: report.number(own, weights, "accuracy", signed=len(weights) > 1) for n, weights in ROWS.items()}
+        for keys, own in frame.groupby(["draw", "pretraining"])
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["draw", "pretraining"])
 
 
 def verdict(estimates: dict[str, Components]) -> str:

@@ -185,6 +185,24 @@ def controls(suite: Suite) -> dict[str, Recipe]:
     }
 
 
+def probes(suite: Suite) -> dict[str, Recipe]:
+    """What labels do to features: the probes of a pretraining, of encoders that were trained with labels.
+
+    Keys: ``<encoder>/<probe>``. The encoders are those of :func:`equal_compute`; from scratch has the same compute.
+    """
+    found = equal_compute(suite)
+    encoders = {
+        "CE from scratch": found["scratch, equal compute/ce"],
+        "MGP, then CE": found["mgp/ce"],
+        "MGP, then Bal-BCE": found["mgp/bal_bce"],
+    }
+    return {
+        f"{encoder}/{probe}": with_overrides(recipe, {"second.method": f"{probe}_probe"})
+        for encoder, recipe in encoders.items()
+        for probe in ("knn", "linear")
+    }
+
+
 def variance(suite: Suite) -> dict[str, Recipe]:
     """Where the spread comes from: four draws of the training images, three MGPs on each, fine-tunings of each by seed.
 
@@ -227,6 +245,7 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
     "controls": controls,
     "leaderboard": leaderboard,
     "rivals": rivals,
+    "probes": probes,
     "variance": variance,
     "mdcs": mdcs,
     "clustering": clustering,
@@ -240,7 +259,7 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
 # other experiments.
 COUNTED = ("leaderboard", "rivals", "deit_lt")
 # What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = (*COUNTED, "variance", "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
+ON_DEMAND = (*COUNTED, "probes", "variance", "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
 # Of those, what chooses settings on validation images, with its seeds: no result, and on no page as one.
 CHOOSING = {"search": (SEED,)}
 # Of those that a page looks for by arms that need no cost, their function.

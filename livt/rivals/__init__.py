@@ -22,6 +22,7 @@ import livt.rivals.mislas
 import livt.rivals.ncl
 import livt.rivals.neighbours
 import livt.rivals.paco
+import livt.rivals.probed
 import livt.rivals.ride
 import livt.rivals.sade
 import livt.rivals.taunorm
