@@ -1,0 +1,75 @@
+"""Examples of test images: which are shown, what is said of them, and what a page says without images or weights."""
+
+import numpy as np
+import pytest
+
+from livt.companion import examples
+from livt.companion.chapter import Panel
+from livt.companion.examples import class_names, one_seed, section, three_classes
+from livt.companion.published import LOSS_NAMES
+from livt.config import DataConfig
+from livt.data.sets import load_dataset
+from livt.lab.experiments import arms, recipes
+from livt.lab.failures import RunError
+from livt.lab.find import find
+from livt.lab.promoted import promoted_folder, read_promoted
+from livt.lab.runs import RunStore
+from livt.lab.stored import stored_logits
+from livt.lab.suites import SUITES
+from livt.lab.train import train_all
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory) -> Panel:
+    store = RunStore(tmp_path_factory.mktemp("runs"))
+    wanted = recipes("loss_ablation", "smoke", (0,))
+    train_all(wanted, store, jobs=1, progress=False)
+    return Panel("smoke", arms("loss_ablation", "smoke"), tuple(find(wanted, store).values()), store)
+
+
+def test_what_is_said_is_what_the_stored_weights_say(panel, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(examples, "examples", lambda rows: drawn.extend(rows) or real(rows))
+    real = __import__("livt.companion.plots.examples", fromlist=["examples"]).examples
+    shown = section([panel])
+    assert shown.count("<img") == 1
+    assert "Not shown" not in shown
+    data = load_dataset(panel.suite.main.data)
+    assert [example.title.split("\n")[0] for example in drawn] == [str(c) for c in three_classes(data.class_counts)]
+    logits = {run.recipe.finetune.loss: stored_logits(run, panel.store)[0] for run in panel.records}
+    for example, label in zip(drawn, three_classes(data.class_counts), strict=True):
+        first = np.flatnonzero(data.evaluation.labels.numpy() == label)[: examples.IMAGES]
+        assert (example.images == data.evaluation.images[first].permute(0, 2, 3, 1).numpy()).all()
+        for loss, title in LOSS_NAMES.items():
+            predicted = logits[loss][first].argmax(1).tolist()
+            assert example.said[title] == [(str(p), p == label) for p in predicted]
+
+
+def test_the_recall_is_that_of_the_records(panel):
+    chosen = three_classes(panel.class_counts)
+    table = examples.recall_table(panel, chosen, class_names(panel.suite.main.data, 10))
+    for run in panel.records:
+        row = table.loc[LOSS_NAMES[run.recipe.finetune.loss]]
+        assert [float(cell) for cell in row] == [round(run.result["per_class"][label], 1) for label in chosen]
+
+
+def test_classes_are_named():
+    assert class_names(SUITES["digits"].main.data, 100)[7] == "07"
+    assert class_names(SUITES["photos"].main.data, 10)[9] == "truck"
+    assert class_names(DataConfig(name="digits"), 10)[3] == "3"
+
+
+def test_a_suite_without_weights_is_told_by_name(panel, tmp_path):
+    """As of promoted records on a machine that did not train them."""
+    empty = RunStore(tmp_path)
+    records = find(recipes("loss_ablation", "digits"), empty).values()
+    assert {record.id for record in records} <= read_promoted(promoted_folder()).keys()
+    other = Panel("digits", arms("loss_ablation", "digits"), tuple(records), empty)
+    shown = section([other, panel])
+    assert "Not shown, as images or weights are not on this machine: digit pairs." in shown
+    assert shown.count("<img") == 1
+
+
+def test_a_loss_without_a_run_is_no_example(panel):
+    with pytest.raises(RunError, match="no seed has a run of each loss"):
+        one_seed(Panel("smoke", panel.arms, panel.records[:3], panel.store))
