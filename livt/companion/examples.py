@@ -66,9 +66,8 @@ def figure(panel: Panel) -> str:
     ]
     seed = next(iter(runs.values())).config["seed"]
     caption = (
-        f"{report.begun(panel.suite.title)}: test images of the class with the most training images, of one in the "
-        f"middle and of the rarest, and what each loss says of them (seed {seed}; ✓ is right). They are the first {IMAGES} of "
-        "each class."
+        f"{report.begun(panel.suite.title)}: the first {IMAGES} test images of the class with the most images to train "
+        f"on, of one in the middle and of the rarest, and what each loss says of them (seed {seed}; ✓ is right)."
     )
     alt = f"{caption} {report.plain(recalls(panel, chosen))}"
     table = report.table(recall_table(panel, chosen, names), "Recall of these classes [%], all seeds")
