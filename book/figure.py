@@ -26,8 +26,9 @@ BOOK = Path(__file__).resolve().parent
 README = BOOK.parent / "README.md"
 STEPS = {"uniform": "start at 1/C", "prior": "start at the prior", "removed": "prior removed at test"}
 STEP_COLOURS, STEP_HATCHES = ("#999999", "#009E73", "#CC79A7"), ("", "\\\\\\", "++")
-OURS = f"{SUITES['digits'].title}, ViT {SUITES['digits'].main.model.size}"
-HALF = 3.4  # inches: two figures stand side by side in the column of a page, and one is as wide as a phone
+GROUPS = {"accuracy": "all", "few": "few-shot", "medium": "medium-shot"}
+# Inches: two figures stand side by side in the column of a page, and one is as wide as a phone.
+HALF, TALL = 3.4, 5.8
 
 
 def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> list[Record]:
@@ -62,15 +63,21 @@ def fingerprint(runs: Iterable[Record]) -> str:
     return sha256(dump_json({run.id: run.result for run in runs}))
 
 
-def losses(ablation: pd.DataFrame) -> Figure:
-    """Draw the four losses here and in the paper. ablation: rows of the loss ablation."""
-    figure, axes = plt.subplots(2, 1, figsize=(HALF, 4.6), sharex=True, layout="constrained")
+def ours(suite: str) -> str:
+    """Return the data and the network of a suite, as the title of a panel."""
+    return f"{SUITES[suite].title}, ViT {SUITES[suite].main.model.size}"
+
+
+def losses(ablations: dict[str, list[Record]]) -> Figure:
+    """Draw the four losses here, a panel for each suite of the loss ablation, and in the paper."""
     (paper,) = published_panels(["ViT-Base"]).values()
-    titles = (f"this book: {OURS}", "the paper: ImageNet-LT, ViT-Base")
-    for axis, title, frame in zip(axes, titles, (ablation, paper), strict=True):
+    panels = {f"this book: {ours(suite)}": results(runs) for suite, runs in ablations.items()}
+    panels["the paper: ImageNet-LT, ViT-Base"] = paper
+    figure, axes = plt.subplots(len(panels), 1, figsize=(HALF, TALL), layout="constrained")
+    for axis, (title, frame) in zip(axes, panels.items(), strict=True):
         _bars(axis, frame)
         axis.set(title=title, ylim=(0, 103), ylabel="accuracy [%]")
-    axes[1].set_xlabel("test classes")
+    axes[-1].set_xlabel("test classes")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -80,21 +87,23 @@ def steps(plain: pd.DataFrame, posthoc: pd.DataFrame) -> Figure:
 
     plain, posthoc: rows of the anatomy, as trained and after the bias was removed.
     """
-    figure, axis = plt.subplots(figsize=(HALF, 4.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(HALF, TALL), layout="constrained")
     _steps(axis, plain, posthoc)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def _bars(axis: Axes, frame: pd.DataFrame) -> None:
+    """Draw the accuracy of each loss on all classes and on the rarest group: not every set has few-shot classes."""
+    metrics = ["accuracy", next(group for group in ("few", "medium") if frame[group].notna().any())]
     for i, (loss, name) in enumerate(LOSS_NAMES.items()):
         rows = frame[frame.loss == loss]
-        for j, metric in enumerate(("accuracy", "few")):
+        for j, metric in enumerate(metrics):
             x = j + (i - 1.5) * 0.2
             bar = {"color": plots.COLOURS[loss], "hatch": plots.HATCHES[loss], "edgecolor": "0.25"}
             axis.bar(x, rows[metric].mean(), 0.19, label=name if j == 0 else None, **bar)
             axis.plot([x] * len(rows), rows[metric], "D", color="0.1", markersize=3.5 if len(rows) > 1 else 0)
-    axis.set_xticks([0, 1], ["all", "few-shot"])
+    axis.set_xticks([0, 1], [GROUPS[metric] for metric in metrics])
     axis.grid(axis="x", visible=False)
 
 
@@ -113,7 +122,7 @@ def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
             axis.barh(i, high - low, 0.6, left=low, color=colour, hatch=hatch, edgecolor="0.25", label=label)
         axis.annotate(f"{means[-1]:.0f}", (means[-1], i), xytext=(4, 0), textcoords="offset points", va="center")
     axis.set_yticks(range(len(suite.lengths)), [str(epochs) for epochs in suite.lengths])
-    axis.set(title=f"from BCE to Bal-BCE: {OURS}", xlabel="accuracy on all classes [%]", xlim=(0, 108))
+    axis.set(title=f"from BCE to Bal-BCE: {ours('digits')}", xlabel="accuracy on all classes [%]", xlim=(0, 108))
     axis.set_ylabel("epochs of fine-tuning")
     axis.grid(axis="y", visible=False)
 
@@ -126,12 +135,11 @@ def save(figure: Figure, name: str, runs: Iterable[Record]) -> None:
 def main() -> int:
     plots.use_style()
     ablations, anatomy = shown(), promoted_runs("anatomy")
-    ablation = ablations["digits"]
     panels = published_panels(["ViT-Tiny", "ViT-Base"])
     measured = {f"measured, {SUITES[suite].title}": results(runs) for suite, runs in ablations.items()}
     save(plots.loss_ablation(measured | panels), "loss_ablation.svg", chain(*ablations.values()))
     arms = {k: v for k, v in experiments.arms("anatomy", "digits").items() if v.finetune.loss == "bce"}
-    save(losses(results(ablation)), "losses.svg", ablation)
+    save(losses(ablations), "losses.svg", chain(*ablations.values()))
     save(steps(*(results(anatomy, arms, part) for part in ("", "posthoc"))), "steps.svg", anatomy)
     text = README.read_text()
     marked = re.compile(r"<!-- caption -->\n.*?<!-- /caption -->", re.S)
