@@ -6,7 +6,7 @@ promoted record comes through here, so that the code behind can rely on its shap
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from livt import rivals  # noqa: F401  its losses and second stages are part of the tables
@@ -227,17 +227,19 @@ def _check(values: Any, where: str, needed: Mapping[str, _Kind], optional: Mappi
             raise ValueError(f"{where}: {name} is {_shown(values[name])}, not {kind.what}")
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield all text in JSON values, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _texts(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
+def _texts(value: Any) -> set[str]:
+    """Return all text in JSON values, keys too."""
+    found, waiting = set(), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, dict):
+            found.update(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(inner for inner in value if not isinstance(inner, float | int))  # most of a record
+    return found
 
 
 def _shown(value: Any) -> str:

@@ -84,7 +84,8 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _finite(text: str) -> float:
-    return float(text) if abs(float(text)) < math.inf else _refuse(text[:40])
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:40])
 
 
 def _short(text: str) -> int:
@@ -101,8 +102,13 @@ def read_bytes(path: Path, remedy: str) -> bytes:
 
 def read_json(path: Path, remedy: str) -> Any:
     """Return a file's JSON. Raises RunError naming the file and the remedy where it cannot be read."""
+    return json_of(read_bytes(path, remedy), path, remedy)
+
+
+def json_of(content: bytes, path: Path, remedy: str) -> Any:
+    """Return the JSON of a file's content. Raises RunError naming the file and the remedy where it is none."""
     try:
-        return parse_json(read_bytes(path, remedy))
+        return parse_json(content)
     except ValueError as error:
         raise RunError(f"{path} is not readable JSON ({error}): {remedy}") from None
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import livt
 from livt.lab.check import check_values
 from livt.lab.failures import RunError
-from livt.lab.files import dump_json, read_json, sha256, write_atomically
+from livt.lab.files import dump_json, json_of, read_bytes, sha256, write_atomically
 from livt.lab.runs import Record, RunStore
+
+SEAL = re.compile(rb'^ "sha256": "[0-9a-f]{64}",\n', re.MULTILINE)
 
 
 def promoted_folder() -> Path:
@@ -78,10 +81,13 @@ def read_promoted(folder: Path) -> dict[str, Record]:
 def _read(files: tuple[tuple[Path, int, int], ...]) -> dict[str, Record]:
     records = {}
     for path, *_ in files:
-        values = read_json(path, "promote the run again")
+        content = read_bytes(path, "promote the run again")
+        values = json_of(content, path, "promote the run again")
         seal = values.pop("sha256", None) if isinstance(values, dict) else None
         record = check_record(values, str(path))
-        if seal != sha256(dump_json(record.to_dict())) or path.stem != record.id:
+        # What was sealed is the file without the seal's line; one that was formatted anew is written again to compare.
+        sealed = sha256(SEAL.sub(b"", content)) == seal or sha256(dump_json(record.to_dict())) == seal
+        if not sealed or path.stem != record.id:
             raise RunError(f"{path} was changed after its promotion: promote the run again")
         records[record.id] = record
     return records
