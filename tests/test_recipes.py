@@ -3,17 +3,19 @@
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from livt.companion.plan import PLAN
 from livt.companion.published import published
 from livt.config import DataConfig, ModelConfig, Recipe, StageConfig, digest, with_overrides
 from livt.data.sets import classes_of
 from livt.finetune import create_classifier, create_loss, create_mixer, create_network
 from livt.lab import recipes
-from livt.lab.experiments import EXPERIMENTS, arms, equal_compute_epochs, flops_per_image
+from livt.lab.experiments import EXPERIMENTS, arms, equal_compute_epochs, flops_per_image, trained
 from livt.lab.recipes import RECIPES, imagenet_lt, inat18, places_lt, tiny_imagenet_lt
 from livt.lab.suites import SUITES
 from livt.longtail import exponential_counts
@@ -22,6 +24,7 @@ from livt.models import load_encoder
 from livt.optim import create_optimizer, epoch_schedule, take_step
 from livt.pretrain import create_mae
 
+ROOT = Path(__file__).parents[1]
 PAPER = {name: make for name, make in RECIPES.items() if name.startswith(("imagenet", "inat18", "places"))}
 OURS = [name for name in RECIPES if not name.startswith(("smoke", "digit", "own", "photos", "deit_lt"))]
 
@@ -286,6 +289,23 @@ def test_stated_gpu_hours_are_those_of_the_flops(name):
     assert "estimated" in getattr(RECIPES[name], "func", RECIPES[name]).__doc__.lower()
     expected = gpu_hours(recipe, SHARE[recipe.model.size])
     assert stated()[name][:2] == pytest.approx(expected, rel=0.04, abs=0.006), expected
+
+
+def test_estimates_in_prose_are_those_that_recipes_and_plan_state():
+    def said(path):
+        return " ".join((ROOT / path).read_text().replace('\\n",\n    "', " ").split())
+
+    pretraining, finetuning = stated()["imagenet_lt"][:2]
+    for chapter in ("mdcs", "metaformer"):
+        text = said(f"notebooks/{chapter}.ipynb")
+        assert re.search(rf"{pretraining:g}( GPU-hours)? and (its fine-tuning at )?{finetuning:g}", text), chapter
+    assert f"an estimated {pretraining:g} GPU-hours" in said("notebooks/sp2ot.ipynb")
+    parts = re.search(
+        r"([\d.]+) for 100 epochs of the teacher, by SAM, and ([\d.]+)", recipes.deit_lt_imagenet_lt.__doc__
+    )
+    assert f"an estimated {sum(map(float, parts.groups())):g} GPU-hours" in said("notebooks/deit_lt.ipynb")
+    hours = sum(entry.hours for entry in PLAN if entry.experiment in trained(entry.suite))
+    assert f"some {hours:.0f} core-hours for all, estimated" in said("README.md")
 
 
 def test_stated_gpu_hours_of_other_sizes_are_those_of_the_flops():

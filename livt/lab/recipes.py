@@ -163,7 +163,7 @@ def photos_tiny() -> Recipe:
     """As :func:`photos`, on Tiny-ImageNet at 32 px with ImageNet-LT's class counts: 200 classes, 29 of them few-shot.
 
     Command: ``LIVT_DATA=... python -m livt reproduce loss_ablation --suite photos_tiny``. Hardware: CPU cores; one
-    takes about eight minutes for the pretraining and seven for each fine-tuning. Expected score: none is published.
+    takes about fourteen minutes for the pretraining and eight for each fine-tuning. Expected score: none is published.
     """
     return replace(photos(), data=DataConfig(name="tiny_imagenet", image_size=32))
 
