@@ -165,6 +165,8 @@ def verdict(panel: Panel) -> str:
         "not run": "not run beside",
     }.items():
         own = labels[judged.verdict == kind]
+        if kind == "not run" and own.empty:
+            continue
         parts.append(f"{words} {len(own)}" + (f" ({escape(', '.join(own))})" if 0 < len(own) <= 12 else ""))
     return f"<p><strong>C11: {signed(ruling)}.</strong> Of {len(judged)} rivals Bal-BCE is {'; '.join(parts)}.</p>"
 
