@@ -29,6 +29,6 @@ def nested(values: Mapping[str, NDArray[np.float64]]) -> Figure:
                 axis.plot([place] * seeds, x[d, p], linestyle="", markersize=5, markeredgewidth=0.6, **style)
         axis.set(title=name, xticks=range(draws), xticklabels=range(1, draws + 1), xlim=(-0.6, draws - 0.4))
         axis.grid(visible=False, axis="x")
-    np.atleast_1d(axes)[0].set_ylabel("test accuracy, or points")
+    np.atleast_1d(axes)[0].set_ylabel("accuracy [%], or difference [points]")
     figure.supxlabel("draw of the training images", fontsize=9)
     return figure
