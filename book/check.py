@@ -163,9 +163,10 @@ def read_parts(element: Tag) -> tuple[list[int], list[str], list[list[float]]]:
 def metric_of(record: Record, path: str) -> float:
     """Return a number of a record's result, or of its last probes, by its dotted path; nan where it is null."""
     value: Any = record.result
-    if path.startswith("probe."):
-        value, path = record.metrics[-1].get("probe"), path.removeprefix("probe.").replace(".", "_")
-    for key in path.split("."):
+    keys = path.split(".")
+    if keys[0] == "probe":
+        value, keys = record.metrics[-1].get("probe"), ["_".join(keys[1:])]
+    for key in keys:
         if not isinstance(value, Mapping) or key not in value:
             raise TermsError(f"{record.id} has no metric {path!r}")
         value = value[key]

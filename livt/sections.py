@@ -324,7 +324,7 @@ class PretrainConfig(StageConfig):
     ``probes``: how many times the features are probed with labels, at equal distances from the start to the end of
     training; the probes read and never train the encoder. ``data``: other images to pretrain on, or of another size;
     None takes those of the recipe. ``seed``: of this stage, from which fine-tunings with other seeds can then start;
-    None takes that of the recipe.
+    None takes that of the recipe (the fine-tuning is then another run than with the same number here).
     """
 
     beta2: float = 0.95

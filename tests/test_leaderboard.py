@@ -70,5 +70,5 @@ def test_at_equal_compute_all_cost_the_same_to_an_epoch():
 
 
 def test_a_build_trains_it_only_where_a_suite_names_it():
-    assert set(COUNTED) == {"leaderboard", "rivals", "deit_lt"} < set(ON_DEMAND)
+    assert set(COUNTED) == {"leaderboard", "rivals", "deit_lt", "probes"} < set(ON_DEMAND)
     assert not any(recipe.second or recipe.finetune.loss in ONE_STAGE for recipe in everything("smoke"))

@@ -33,6 +33,7 @@ def test_every_field_has_its_meaning_and_no_other_name_has_one():
     assert {name for name in FIELDS if "." in name} == {
         "cluster.method",
         "pretrain.data",
+        "pretrain.seed",
         "second.options",
         "teacher.size",
     }

@@ -354,8 +354,13 @@ def test_an_edited_or_renamed_record_is_refused(trained, tmp_path):
     path.write_bytes(dump_json(values))
     with pytest.raises(RunError, match="was changed after its promotion: promote the run again"):
         read_promoted(tmp_path)
-    path.write_bytes(content)
-    assert read_promoted(tmp_path)
+    line = b' "sha256": "' + b"0" * 64 + b'",\n'  # as that of the seal: nothing but the seal's own line may go unseen
+    path.write_bytes(content.replace(b' "environment": {\n', b' "environment": {\n' + line))
+    with pytest.raises(RunError, match="was changed after its promotion"):
+        read_promoted(tmp_path)
+    for formatted in (content.replace(b"\n", b"\r\n"), json.dumps(json.loads(content)).encode(), content):
+        path.write_bytes(formatted)
+        assert read_promoted(tmp_path) == {record.id: record}
     path.rename(tmp_path / "renamed.json")
     with pytest.raises(RunError, match="renamed.json was changed after its promotion"):
         read_promoted(tmp_path)

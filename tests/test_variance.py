@@ -107,8 +107,9 @@ def test_the_arms_are_a_nested_design():
     found = arms("variance", "digits")
     assert len(found) == 4 * 3 * 2
     assert {(r.data.draw, r.pretrain.seed, r.finetune.loss) for r in found.values()} == {
-        (draw, seed, loss) for draw in (1, 2, 3, 4) for seed in (0, 1, 2) for loss in ("ce", "bal_bce")
+        (draw, 3 * draw + i, loss) for draw in (1, 2, 3, 4) for i in range(3) for loss in ("ce", "bal_bce")
     }
+    assert arms("variance", "paper") == {}, "its images are used whole: there is one draw"
     assert len({run_stage for r in recipes("variance", "digits") for run_stage in [str(r.stage("pretrain"))]}) == 12
 
 

@@ -12,6 +12,7 @@ from livt.companion.statistics import estimate, sign
 NOT_RUN = "<p>No encoder that was trained with labels has been probed yet.</p>"
 PROBES = {"knn": "20 nearest neighbours", "linear": "linear map"}
 ALONE, SCRATCH = "MGP alone", "CE from scratch"
+SEEDS = 3  # fewer have no interval worth a word
 FOUND = {1: "MGP's features say more", 0: "too close to tell", -1: "the supervised features say more"}
 
 
@@ -49,16 +50,15 @@ def shown(panel: Panel) -> str:
                 METRIC_NAMES[group]: report.number(frame, f"{encoder}/{probe}", group) for group in groups
             }
         first, second = f"{ALONE}/{probe}", f"{SCRATCH}/{probe}"
+        if not {first, second} <= set(frame.arm):
+            continue
         rows[title, f"{ALONE} minus {SCRATCH}"] = {
             METRIC_NAMES[group]: report.change(frame, {first: 1, second: -1}, group) for group in groups
         }
         wide = frame.pivot(index="seed", columns="arm", values=groups)
-        told = {
-            METRIC_NAMES[group]: FOUND[sign(estimate((wide[group, first] - wide[group, second]).dropna()))]
-            for group in groups
-            if {(group, first), (group, second)} <= set(wide)
-        }
-        said.append(f"By {title}: {'; '.join(f'{group}: {found}' for group, found in told.items())}.")
+        apart = {group: estimate((wide[group, first] - wide[group, second]).dropna()) for group in groups}
+        told = [f"{METRIC_NAMES[group]}: {FOUND[sign(e)]}" for group, e in apart.items() if e.n >= SEEDS]
+        said += [f"By {title}: {'; '.join(told)}."] if told else []
     caption = f"{report.begun(panel.suite.title)}: accuracy of the probes in percent, differences in points"
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["probe", "encoder"])
     return report.table(table, caption, frame, f"{panel.name}_probed") + f"<p>{' '.join(said)}</p>"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from livt.companion import plots, report
@@ -43,7 +43,8 @@ class Components:
 def components(values: ArrayLike) -> Components:
     """Estimate the variance components of a balanced nested design, values [D, P, F], by analysis of variance.
 
-    A negative estimate becomes zero. Source: Searle, Casella and McCulloch, Variance Components, 1992, chapter 3.
+    What a number of a seed has in common wherever it recurs is taken for zero. A negative estimate becomes zero.
+    Source: Searle, Casella and McCulloch, Variance Components, 1992, chapter 3.
     Raises ValueError for fewer than two draws, pretrainings or fine-tunings.
     """
     x = np.asarray(values, dtype=np.float64)
@@ -69,7 +70,7 @@ def nested_runs(measured: pd.DataFrame) -> pd.DataFrame:
     return measured.assign(arm=told.loss, draw=told.draw.astype(int), pretraining=told.pretraining.astype(int))
 
 
-def design(frame: pd.DataFrame, weights: dict[str, int], metric: str = "accuracy") -> np.ndarray:
+def design(frame: pd.DataFrame, weights: dict[str, int], metric: str = "accuracy") -> NDArray[np.float64]:
     """Return a weighted sum over losses of a metric as [D, P, F]. Raises ValueError where the design lacks a run."""
     wide = frame.pivot(index=NESTED, columns="arm", values=metric)
     total = sum(weight * wide[loss] for loss, weight in weights.items())
@@ -86,7 +87,7 @@ def complete(frame: pd.DataFrame) -> bool:
 
 
 def section(panels: Sequence[Panel]) -> str:
-    """Return the table and the figure of each suite that has all runs of the experiment, as tabs of HTML."""
+    """Return the table and the figure of each suite whose runs make a balanced design, as tabs of HTML."""
     found = {panel.title: shown(panel) for panel in panels if complete(nested_runs(panel.measured))}
     return report.tabs(found) if found else NOT_RUN
 
@@ -102,7 +103,7 @@ def shown(panel: Panel) -> str:
             "draw": _deviation(c.draw, c.p_draw),
             "pretraining": _deviation(c.pretraining, c.p_pretraining),
             "fine-tuning": f"{c.fine_tuning**0.5:.1f}",
-            "share of the draw": f"{100 * c.draw / c.total:.0f} %",
+            "draw's share of the variance": f"{100 * c.draw / c.total:.0f} %" if c.total else "-",
         }
         for name, c in estimates.items()
     }
@@ -112,7 +113,7 @@ def shown(panel: Panel) -> str:
         f"images, {p} pretrainings on each and {f} fine-tunings of each; p of the F-test that there is none."
     )
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy of")
-    legend = "Accuracy of each run; a colour and shape is a pretraining, the line the mean of a draw."
+    legend = "Each run, or pair of runs; a colour and shape is a pretraining, the line the mean of a draw."
     alt = f"{legend} {report.plain(verdict(estimates))}"
     return (
         report.table(table, caption, panel.measured, f"{panel.name}_variance")
@@ -136,7 +137,7 @@ def verdict(estimates: dict[str, Components]) -> str:
     parts = []
     for name, c in estimates.items():
         seeds = (c.pretraining + c.fine_tuning) ** 0.5
-        found = "a new draw adds nothing that can be told" if c.p_draw > 0.05 else "a new draw adds to that"
+        found = "a new draw adds to that" if c.p_draw <= 0.05 else "a new draw adds nothing that can be told"
         parts.append(f"{name}: {seeds:.1f} points over seeds, {c.total**0.5:.1f} with the draw; {found}")
     return f"Standard deviation of one run: {'. '.join(parts)}."
 

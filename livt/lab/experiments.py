@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from livt.config import PretrainConfig, Recipe, with_overrides
+from livt.config import FILE_DATASETS, PretrainConfig, Recipe, with_overrides
 from livt.lab.deit_lt import deit_lt, distilled
 from livt.lab.leaderboard import leaderboard, rivals
 from livt.lab.mdcs import mdcs
@@ -20,6 +20,7 @@ from livt.lab.suites import SUITES, Suite, with_parts
 
 # Table 5's, in its order; the table of all losses is livt.losses.LOSSES.
 PAPER_LOSSES = ("ce", "bal_ce", "bce", "bal_bce")
+AFTER_MGP = {"MGP, then CE": "ce", "MGP, then Bal-BCE": "bal_bce"}
 
 
 def loss_ablation(suite: Suite) -> dict[str, Recipe]:
@@ -190,24 +191,29 @@ def probes(suite: Suite) -> dict[str, Recipe]:
 
     Keys: ``<encoder>/<probe>``. The encoders are those of :func:`equal_compute`; from scratch has the same compute.
     """
-    found = equal_compute(suite)
-    encoders = {
-        "CE from scratch": found["scratch, equal compute/ce"],
-        "MGP, then CE": found["mgp/ce"],
-        "MGP, then Bal-BCE": found["mgp/bal_bce"],
-    }
+    return _probed("CE from scratch", equal_compute(suite)["scratch, equal compute/ce"]) | probes_after_mgp(suite)
+
+
+def probes_after_mgp(suite: Suite) -> dict[str, Recipe]:
+    """Return the arms of :func:`probes` with a pretraining, for which no cost is counted."""
+    found = {title: with_overrides(suite.sweep, {"finetune.loss": loss}) for title, loss in AFTER_MGP.items()}
+    return {arm: recipe for title, base in found.items() for arm, recipe in _probed(title, base).items()}
+
+
+def _probed(encoder: str, recipe: Recipe) -> dict[str, Recipe]:
     return {
-        f"{encoder}/{probe}": with_overrides(recipe, {"second.method": f"{probe}_probe"})
-        for encoder, recipe in encoders.items()
-        for probe in ("knn", "linear")
+        f"{encoder}/{probe}": with_overrides(recipe, {"second.method": f"{probe}_probe"}) for probe in ("knn", "linear")
     }
 
 
 def variance(suite: Suite) -> dict[str, Recipe]:
     """Where the spread comes from: four draws of the training images, three MGPs on each, fine-tunings of each by seed.
 
-    The draws have the same class counts, and one test split. Keys: ``draw <number>, MGP <seed>/<loss>``.
+    The draws have the same class counts, and one test split; no two MGPs have one seed. Keys: ``draw <number>, MGP
+    <seed>/<loss>``. None for images that are used whole, of which there is one draw.
     """
+    if suite.sweep.data.name in FILE_DATASETS and suite.sweep.data.max_count is None:
+        return {}
     pretraining = _pretraining(suite.sweep)
     return {
         f"draw {draw}, MGP {seed}/{loss}": with_overrides(
@@ -215,7 +221,7 @@ def variance(suite: Suite) -> dict[str, Recipe]:
             {"data.draw": draw, "finetune.loss": loss},
         )
         for draw in (1, 2, 3, 4)
-        for seed in (0, 1, 2)
+        for seed in range(3 * draw, 3 * draw + 3)
         for loss in ("ce", "bal_bce")
     }
 
@@ -257,13 +263,13 @@ EXPERIMENTS: dict[str, Callable[[Suite], dict[str, Recipe]]] = {
 }
 # Of these a page asks only where a suite has a run: to name their arms, their costs are counted, or they have runs of
 # other experiments.
-COUNTED = ("leaderboard", "rivals", "deit_lt")
+COUNTED = ("leaderboard", "rivals", "deit_lt", "probes")
 # What a build shows from the records that there are, and trains only where a suite names it.
-ON_DEMAND = (*COUNTED, "probes", "variance", "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
+ON_DEMAND = (*COUNTED, "variance", "mdcs", "clustering", "metaformer", "ancestors", "search", "searched")
 # Of those, what chooses settings on validation images, with its seeds: no result, and on no page as one.
 CHOOSING = {"search": (SEED,)}
 # Of those that a page looks for by arms that need no cost, their function.
-SOUGHT_BY = {"deit_lt": distilled}
+SOUGHT_BY = {"deit_lt": distilled, "probes": probes_after_mgp}
 
 
 def _pretraining(recipe: Recipe) -> PretrainConfig:

@@ -86,7 +86,7 @@ def _read(files: tuple[tuple[Path, int, int], ...]) -> dict[str, Record]:
         seal = values.pop("sha256", None) if isinstance(values, dict) else None
         record = check_record(values, str(path))
         # What was sealed is the file without the seal's line; one that was formatted anew is written again to compare.
-        sealed = sha256(SEAL.sub(b"", content)) == seal or sha256(dump_json(record.to_dict())) == seal
+        sealed = sha256(SEAL.sub(b"", content, count=1)) == seal or sha256(dump_json(record.to_dict())) == seal
         if not sealed or path.stem != record.id:
             raise RunError(f"{path} was changed after its promotion: promote the run again")
         records[record.id] = record

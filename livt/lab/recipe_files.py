@@ -83,6 +83,7 @@ FIELDS = {
     "sampling": f"one of {', '.join(SAMPLINGS)}: by images, by the root of the class count, or as many of each class",
     "options": "parameters of the loss by name, where they are not those of its paper",
     "seed": "of all random numbers",
+    "pretrain.seed": "of this stage alone; null takes that of the recipe",
 }
 
 

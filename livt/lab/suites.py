@@ -24,9 +24,9 @@ class Suite:
     title: the data, as a page names them. main: the recipe of the loss ablation. sweep: the recipe that other
     experiments vary, shorter where their number would cost too much. sizes: model sizes, smallest first. lengths:
     epochs of fine-tuning to compare. cnn: the residual network to compare a ViT with. finer: a recipe that fine-tunes
-    what ``main`` pretrains at a higher resolution, where the images have one. leaderboard: the recipe whose place every
-    method takes, where ``main`` costs too much for so many. seeds: of every experiment; seeds_of: of one, where it has
-    others. experiments: their names, None for all. part_of: the suite that this one is trained with.
+    what ``main`` pretrains at a higher resolution, where the images have one. leaderboard: the recipe in which every
+    method takes its turn, where ``main`` costs too much for so many. seeds: of every experiment; seeds_of: of one,
+    where it has others. experiments: their names, None for all. part_of: the suite that this one is trained with.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""GCL: Gaussian clouded logits (Li et al., CVPR 2022), the first of its two phases.
+"""GCL: Gaussian clouded logits (Li et al., CVPR 2022), the first of its two phases; the released code adds mixup.
 
 Shapes: ``B`` images, ``C`` classes. The margins are between cosines, so the classifier is a cosine head.
 """

@@ -91,6 +91,26 @@ def test_the_trunk_does_not_change(store, name):
         assert torch.equal(after[key], before[key.replace("inner.", "")])
 
 
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_its_cost_is_told_before_anything_trains(name):
+    cost = cost_of("second", recipe(name))
+    assert cost.stage == "second"
+    assert cost.parameters > 0
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.create is None])
+def test_what_learns_nothing_reads_bfloat16_too(store, name, tmp_path):
+    if name == "aggregation":
+        pytest.skip("it needs experts")
+    chosen = recipe(name, **{"second.precision": "bfloat16"})
+    other = RunStore(tmp_path)
+    first = load_weights(record_of(name, store, "finetune"), store)
+    data = load_dataset(chosen.data)
+    with other.open(chosen.stage("second"), data.digest) as run:
+        loop.second(chosen, data, run, first=first, device=torch.device("cpu"), progress=False)
+    assert abs(other.load(run.id).result["accuracy"] - record_of(name, store).result["accuracy"]) < 5
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_what_the_method_learns_gets_gradients_and_nothing_else_does(store, name, monkeypatch, tmp_path):
     """All of it: DisAlign's confidence from the second step on, as it has nothing to weigh at the start."""
