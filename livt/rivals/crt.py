@@ -1,8 +1,8 @@
 """cRT, classifier re-training: a new head on frozen features, from as many images of each class.
 
 Kang et al., ICLR 2020, Section 4.1; facebookresearch/classifier-balancing. The head begins near zero, as in
-fine-tuning. On a first stage of GCL it stands for the second phase of that method (Li et al., CVPR 2022), whose released
-code goes on with its cosine head by a focal form of its loss, with mixup.
+fine-tuning. On a first stage of GCL it stands for the second phase of that method (Li et al., CVPR 2022), whose code
+goes on with its cosine head by a focal form of its loss, with mixup.
 """
 
 from torch import nn
