@@ -302,7 +302,13 @@ def test_the_page_shows_default_and_searched_with_their_difference(store, file, 
     wanted = [*recipes("rivals", "smoke"), *recipes("searched", "smoke")]
     panel = Panel("smoke", every, tuple(find(dict.fromkeys(wanted), run).values()), run)
     text = page.before_and_after(panel, page.validation("smoke", store))
-    assert "2 of 4 keep their default" in text
+    assert "2 of 4 keep their default. Before and after" in text
+    changed = [record for record in panel.records if record.recipe.finetune.loss == "focal"]
+    less = tuple(
+        r for r in panel.records if r not in changed or r.recipe == replace(every["mgp/focal"], seed=r.recipe.seed)
+    )
+    text_of_less = page.before_and_after(replace(panel, records=less), page.validation("smoke", store))
+    assert "2 of 4 keep their default; of 1 what was chosen has no runs yet." in text_of_less
     rows = {row.partition("<th>")[2].partition("<")[0]: row for row in text.split("<tr>")}
     assert list(rows)[-4:] == ["cRT", "Focal", "CE", "Bal-CE"], "best searched one first"
     for value in (">40.0<", ">41.0<", ">50.0 ± 1.0<", ">61.0 ± 1.0<", ">+11.0<", ">+11.0 to +11.0<", "gamma "):

@@ -57,8 +57,9 @@ def before_and_after(panel: Panel, tried: Panel) -> str:
     """Return a table of the methods with both settings, best searched one first, and how far both orders agree."""
     measured, scores = panel.measured, tried.measured
     means = measured.groupby("arm").accuracy.mean()
-    names = [name for name in chosen()[panel.name] if {f"mgp/{name}", f"searched/{name}"} <= set(means.index)]
-    names.sort(key=lambda name: -means[f"searched/{name}"])
+    names = [name for name in chosen()[panel.name] if f"mgp/{name}" in means]
+    names.sort(key=lambda name: -means.get(f"searched/{name}", 0.0))
+    both = [name for name in names if f"searched/{name}" in means]
     validated = scores.groupby("arm").accuracy.mean()
     rows = {}
     for name in names:
@@ -78,8 +79,11 @@ def before_and_after(panel: Panel, tried: Panel) -> str:
     caption = f"{report.begun(harness(panel))}, from MGP with equal epochs: accuracy in percent"
     table = report.table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"), caption)
     kept = sum(not chosen()[panel.name][name] for name in names)
-    orders = rank_correlation(*(means[[f"{way}/{name}" for name in names]].tolist() for way in ("mgp", "searched")))
-    return f"{table}<p>{kept} of {len(names)} keep their default. Before and after: {agreement(orders)}</p>"
+    untrained = len(names) - len(both)
+    lacking = f"; of {untrained} what was chosen has no runs yet" if untrained else ""
+    orders = rank_correlation(*(means[[f"{way}/{name}" for name in both]].tolist() for way in ("mgp", "searched")))
+    said = f"{kept} of {len(names)} keep their default{lacking}. Before and after: {agreement(orders)}"
+    return f"{table}<p>{said}</p>"
 
 
 def runs_that_chose(store: RunStore) -> tuple[list[Record], pd.DataFrame]:
