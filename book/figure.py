@@ -46,11 +46,14 @@ def caption(ablations: dict[str, list[Record]]) -> str:
     """Return what the figure shows and which runs stand behind it, as Markdown."""
     parts = []
     for suite, runs in ablations.items():
-        about, counts = runs[0].environment, runs[0].result["class_counts"]
+        counts = runs[0].result["class_counts"]
+        devices = dict.fromkeys(run.environment["device"] for run in runs)
+        commits = dict.fromkeys(run.environment["commit"][:10] for run in runs)
+        code = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
         sentence = plain(verdict_sentence(results(runs), ("C5", "C6"), chance=100 / len(counts)))
         parts.append(
             f"On {SUITES[suite].title} ({len(counts)} classes, {max(counts):,} to {min(counts)} training images; "
-            f"{len(runs)} runs, {about['device']}, commit {about['commit'][:10]}): {sentence}"
+            f"{len(runs)} runs, {' and '.join(devices)}, {code}): {sentence}"
         )
     return (
         "*Measured above, the paper's Table 5 below; a diamond is a seed. Records: [`book/results/`](book/results).* "

@@ -59,7 +59,8 @@ SUITES: dict[str, Suite] = {
         sizes=("femto", "pico", "micro"),
         cnn="resnet8",
         lengths=(8, 15, 30),
-        seeds_of=dict.fromkeys(("leaderboard", "rivals", "searched", "mdcs", "clustering"), (0, 1, 2, 3, 4)),
+        seeds_of=dict.fromkeys(("leaderboard", "rivals", "searched", "mdcs", "clustering"), (0, 1, 2, 3, 4))
+        | dict.fromkeys(("loss_ablation", "controls"), tuple(range(10))),
     ),
     "photos": Suite(
         title="CIFAR-10-LT",
