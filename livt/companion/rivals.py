@@ -20,10 +20,10 @@ from livt.lab.find import starts
 
 WAYS = {"mgp": "equal epochs", "equal compute": "equal compute", "scratch": "from scratch"}
 SCORES = {"many": "many", "medium": "medium", "few": "few", "accuracy": "all", "ece": "ECE"}
-COLUMNS = {"method": ("method", False), "family": ("family", False)}
-COLUMNS |= {score: (name, True) for score, name in SCORES.items()}
-COLUMNS |= {
-    "seeds": ("seeds", True),
+METHOD = {"method": ("method", False)}
+COLUMNS = METHOD | {score: (name, True) for score, name in SCORES.items()} | {"seeds": ("seeds", True)}
+COSTS = METHOD | {
+    "family": ("family", False),
     "parameters": ("parameters", True),
     "compute": ("FLOPs / CE", True),
     "seconds": ("seconds", True),
@@ -54,7 +54,7 @@ def methods(measured: pd.DataFrame, way: str) -> list[str]:
 
 
 def tables(panel: Panel) -> str:
-    """Return a sortable table for each of the three ways that have runs, below each other, and their rows as a file."""
+    """Return sortable tables for each of the three ways that have runs, the costs folded, and all rows as a file."""
     parts = []
     for way, name in WAYS.items():
         caption = f"{harness(panel)}, {name}: percent, mean ± standard deviation over seeds"
@@ -62,6 +62,10 @@ def tables(panel: Panel) -> str:
         if rows:
             slug = f"measured-{panel.name}-{way}".replace(" ", "-").replace("_", "-")
             parts.append(report.sortable(slug, caption, COLUMNS, rows, "accuracy"))
+            costs = report.sortable(
+                f"{slug}-costs", f"{harness(panel)}, {name}: what each costs", COSTS, rows, "compute"
+            )
+            parts.append(report.folded(f"What each costs, {name}", costs))
     return "".join(parts) + report.download(panel.measured, f"{panel.name}_leaderboard")
 
 
