@@ -62,9 +62,9 @@ def tables(panel: Panel) -> str:
         if rows:
             slug = f"measured-{panel.name}-{way}".replace(" ", "-").replace("_", "-")
             parts.append(report.sortable(slug, caption, COLUMNS, rows, "accuracy"))
-            costs = report.sortable(
-                f"{slug}-costs", f"{harness(panel)}, {name}: what each costs", COSTS, rows, "compute"
-            )
+            dearest = sorted(rows, key=lambda row: -float(row["compute"]))
+            said = f"{harness(panel)}, {name}: what each costs"
+            costs = report.sortable(f"{slug}-costs", said, COSTS, dearest, "compute")
             parts.append(report.folded(f"What each costs, {name}", costs))
     return "".join(parts) + report.download(panel.measured, f"{panel.name}_leaderboard")
 
