@@ -118,12 +118,9 @@ class Chapter:
     @cached_property
     def _raced(self) -> frozenset[str]:
         """Suites that have a run of the leaderboard beside the paper's losses: of others, its costs are not counted."""
-
-        def rivals(suite: str) -> list[Recipe]:
-            names = [f"mgp/{name}" for name in NAMES if name not in PAPER]
-            return experiments.recipes("rivals", suite, only=names)
-
-        return frozenset(suite for suite in SUITES if find(rivals(suite), self.store))
+        rivals = [f"mgp/{name}" for name in NAMES if name not in PAPER]
+        wanted = {suite: experiments.recipes("rivals", suite, only=rivals) for suite in SUITES}
+        return frozenset(suite for suite, recipes in wanted.items() if find(recipes, self.store))
 
     def _has(self, experiment: str, suite: str) -> bool:
         """Whether a suite has a run of an experiment for whose arms costs are counted: they are not, for that."""

@@ -72,9 +72,10 @@ def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
         f"{report.begun(panel.suite.title)}: the first {IMAGES} test images of the class with the most images to train "
         f"on, of one in the middle and of the rarest, and what each loss says of them (seed {seed}; ✓ is right)."
     )
-    alt = f"{caption} {report.plain(recalls(panel, chosen))}"
-    table = report.table(recall_table(panel, chosen, names), "Recall of these classes [%], all seeds")
-    return plots.shown(examples(shown), escape(caption), alt) + table
+    recall = recall_table(panel, chosen, names)
+    found = ", ".join(f"{loss} {row.iloc[-1]} %" for loss, row in recall.iterrows())
+    table = report.table(recall, "Recall of these classes [%], all seeds")
+    return plots.shown(examples(shown), escape(caption), f"{caption} Of the rarest class are found: {found}.") + table
 
 
 def one_seed(panel: Panel) -> dict[str, Record]:
@@ -121,9 +122,3 @@ def recall_table(panel: Panel, chosen: Sequence[int], names: Sequence[str]) -> p
             for label, place in zip(chosen, PLACES, strict=True)
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss")
-
-
-def recalls(panel: Panel, chosen: Sequence[int]) -> str:
-    """Return in words how much of the rarest class each loss finds."""
-    table = recall_table(panel, chosen, [str(label) for label in range(len(panel.class_counts))])
-    return f"Of the rarest class are found: {', '.join(f'{loss} {row.iloc[-1]} %' for loss, row in table.iterrows())}."

@@ -6,6 +6,7 @@ import pandas as pd
 
 from livt.companion import report
 from livt.companion.chapter import Panel
+from livt.companion.masked import parts_of
 from livt.companion.plots import METRIC_NAMES
 from livt.companion.statistics import estimate, sign
 
@@ -23,7 +24,7 @@ def probed(panel: Panel) -> pd.DataFrame:
     """
     rows = [
         {"arm": f"{ALONE}/{name}", "seed": run.recipe.seed, "run": run.id, "part": f"probe.{name}"}
-        | {metric: run.metrics[-1]["probe"][f"{name}_{metric}"] for metric in METRIC_NAMES}
+        | parts_of(run.metrics[-1]["probe"], name)
         for run in panel.starts
         if "probe" in run.metrics[-1]
         for name in PROBES

@@ -1,8 +1,7 @@
 """De-confounded training: the causal classifier (Tang et al., NeurIPS 2020).
 
 Its alpha is chosen for the test alone, so that alpha times the mean cosine of features with the shared direction is
-near 1: 3 on ImageNet-LT, 1 and 1.5 on CIFAR in the released settings. Features that pass a layer norm share no
-direction.
+near 1: 3 on ImageNet-LT, 1 and 1.5 on CIFAR in the released settings.
 
 Shapes: ``B`` images, ``D`` features, ``C`` classes, ``K`` heads.
 """

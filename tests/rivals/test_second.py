@@ -98,10 +98,8 @@ def test_its_cost_is_told_before_anything_trains(name):
     assert cost.parameters > 0
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.create is None])
+@pytest.mark.parametrize("name", [name for name in FOLLOWING if METHODS[name].create is None])
 def test_what_learns_nothing_reads_bfloat16_too(store, name, tmp_path):
-    if name == "aggregation":
-        pytest.skip("it needs experts")
     chosen = recipe(name, **{"second.precision": "bfloat16"})
     other = RunStore(tmp_path)
     first = load_weights(record_of(name, store, "finetune"), store)
