@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from livt.config import Recipe, with_overrides
+from livt.config import Recipe
 from livt.lab.recipes import (
     digit_pairs,
     digit_pairs_short,
     imagenet_lt,
     photos,
+    photos_nano,
     photos_tiny,
     photos_tiny_64,
     smoke,
@@ -65,10 +66,10 @@ SUITES: dict[str, Suite] = {
     "photos": Suite(
         title="CIFAR-10-LT",
         main=photos(),
-        sweep=photos(),
-        sizes=("nano", "mini", "midi"),
+        sweep=photos_nano(),
+        sizes=("pico", "nano", "mini"),
         lengths=(6, 12, 24),
-        leaderboard=with_overrides(photos(), {"model.size": "nano"}),
+        leaderboard=photos_nano(),
         seeds_of=dict.fromkeys(("loss_ablation", "controls", "recipes_lt_vs_balanced"), (0, 1, 2, 3, 4)),
         experiments=(
             "loss_ablation",
@@ -82,9 +83,9 @@ SUITES: dict[str, Suite] = {
     ),
     "photos_10": Suite(
         title="CIFAR-10-LT, factor 10",
-        main=photos(10),
-        sweep=photos(10),
-        sizes=("nano", "mini", "midi"),
+        main=photos_nano(10),
+        sweep=photos_nano(10),
+        sizes=("pico", "nano", "mini"),
         lengths=(6, 12, 24),
         experiments=("loss_ablation", "controls"),
         part_of="photos",
@@ -93,7 +94,7 @@ SUITES: dict[str, Suite] = {
         title="Tiny-ImageNet-LT, 32 px",
         main=photos_tiny(),
         sweep=photos_tiny(),
-        sizes=("nano", "mini", "midi"),
+        sizes=("pico", "nano", "mini"),
         lengths=(6, 12, 24),
         finer=photos_tiny_64(),
         experiments=("loss_ablation", "controls", "resolution"),
