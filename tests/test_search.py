@@ -15,6 +15,7 @@ from livt import rivals  # noqa: F401  its methods are part of the tables
 from livt.companion import search as page
 from livt.companion.chapter import Panel, open_chapter
 from livt.companion.plan import validation_runs
+from livt.companion.report import plain
 from livt.config import Recipe, with_overrides
 from livt.data.sets import check_fit, load_dataset
 from livt.lab import search as lab
@@ -289,7 +290,7 @@ def test_the_page_says_what_was_declared_where_nothing_was_run(file, tmp_path, m
 
 def test_the_page_shows_default_and_searched_with_their_difference(store, file, tmp_path):
     file.write_text(json.dumps({"smoke": choose("smoke", store)}))
-    names = ("focal", "bal_ce", "ce", "crt")
+    names = ("focal", "bal_ce", "ce", "crt", "bal_bce")
     every = arms("rivals", "smoke") | searched(SMOKE)
     run = RunStore(tmp_path / "runs")
     for number, name in enumerate(names, 1):
@@ -302,15 +303,17 @@ def test_the_page_shows_default_and_searched_with_their_difference(store, file, 
     wanted = [*recipes("rivals", "smoke"), *recipes("searched", "smoke")]
     panel = Panel("smoke", every, tuple(find(dict.fromkeys(wanted), run).values()), run)
     text = page.before_and_after(panel, page.validation("smoke", store))
-    assert "2 of 4 keep their default. Before and after" in text
+    assert "3 of 5 keep their default. Before and after" in text
+    assert "2 methods are ahead of Bal-BCE (cRT, Focal), 2 behind, 0 not told apart" in text
+    assert "cRT minus Bal-BCE: +13.0 (+13.0 to +13.0) points of test accuracy." in plain(text)
     changed = [record for record in panel.records if record.recipe.finetune.loss == "focal"]
     less = tuple(
         r for r in panel.records if r not in changed or r.recipe == replace(every["mgp/focal"], seed=r.recipe.seed)
     )
     text_of_less = page.before_and_after(replace(panel, records=less), page.validation("smoke", store))
-    assert "2 of 4 keep their default; of 1 what was chosen has no runs yet." in text_of_less
+    assert "3 of 5 keep their default; of 1 what was chosen has no runs yet." in text_of_less
     rows = {row.partition("<th>")[2].partition("<")[0]: row for row in text.split("<tr>")}
-    assert list(rows)[-4:] == ["cRT", "Focal", "CE", "Bal-CE"], "best searched one first"
+    assert list(rows)[-5:] == ["cRT", "Focal", "Bal-BCE", "CE", "Bal-CE"], "best searched one first"
     for value in (">40.0<", ">41.0<", ">50.0 ± 1.0<", ">61.0 ± 1.0<", ">+11.0<", ">+11.0 to +11.0<", "gamma "):
         assert value in rows["Focal"]
     assert "same runs" in rows["Bal-CE"]
