@@ -1,5 +1,6 @@
 """What the long tail costs a recipe, against loops over the records and against numbers written out."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from livt.companion.drops import accuracies, budget, change_by_group, drop_of, settings_of
+from livt.config import with_overrides
 from livt.lab import experiments
 
 ARMS = experiments.arms("recipes_lt_vs_balanced", "digits")
@@ -47,9 +49,24 @@ def test_settings_say_how_long_and_how_fast():
 
 def test_the_budget_has_a_row_for_each_length_of_training_with_ce(panel_of):
     panel = panel_of("equal_compute", "loss_ablation")
-    rows = BeautifulSoup(budget(panel), "html.parser").select("tbody tr")
+    rows = rows_of(panel)
     ce = {arm: recipe for arm, recipe in panel.arms.items() if recipe.finetune.loss == "ce"}
     assert len(rows) == len({(r.pretrain and r.pretrain.epochs, r.finetune.epochs) for r in ce.values()})
     means = panel.measured[panel.measured.arm.isin(list(ce))].groupby("arm").accuracy.mean()
     shown = [float(row.select("td")[0].get_text().partition(" ")[0]) for row in rows]
     assert sorted(shown) == pytest.approx(sorted(means), abs=0.051)
+
+
+def test_the_budget_leaves_out_another_network(panel_of):
+    """As where the loss ablation has a larger one than the sweeps."""
+    panel = panel_of("equal_compute", "loss_ablation")
+    assert panel.suite.sweep.model == panel.suite.main.model
+    larger = {arm: with_overrides(recipe, {"model.size": "micro"}) for arm, recipe in panel.arms.items() if arm == "ce"}
+    (row,) = {row.get_text() for row in rows_of(panel)} - {
+        row.get_text() for row in rows_of(replace(panel, arms=panel.arms | larger))
+    }
+    assert f"{panel.suite.main.finetune.epochs}" in row
+
+
+def rows_of(panel):
+    return BeautifulSoup(budget(panel), "html.parser").select("tbody tr")

@@ -1,6 +1,7 @@
 """The claims ledger: a verdict follows from records alone, and the limits from the published tables alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from livt.companion.ledger import CHAPTERS, at_length, beside, contrasts, counte
 from livt.companion.published import published
 from livt.companion.report import number
 from livt.companion.statistics import VERDICTS
+from livt.config import with_overrides
 from livt.lab.results import COLUMNS, METRICS, RARE
 from livt.lab.suites import SUITES
 
@@ -254,9 +256,10 @@ def test_a_control_that_learnt_nothing_explains_nothing():
 class FakePanel:
     """What ``rulings`` reads of a panel: rows of the loss ablation, and of ``anatomy`` by their names there."""
 
-    suite, chance, title = SUITES["digits"], CHANCE, "digit pairs, 3 seeds"
+    chance, title = CHANCE, "digit pairs, 3 seeds"
 
-    def __init__(self, main, **lengths):
+    def __init__(self, main, *, suite=SUITES["digits"], **lengths):
+        self.suite = suite
         rows = [main]
         for epochs, own in lengths.items():
             start = own.arm.where(own.arm.str.contains(", "), own.arm + ", zero start")
@@ -292,6 +295,21 @@ def test_a_claim_is_judged_at_each_length():
     assert "after 15 epochs: △ larger, by another mechanism" in said
     assert "8" not in said.replace("1/C", ""), "a length that changes nothing is not listed"
     assert rulings(FakePanel(with_control(15)))["C5"].lengths == {}
+
+
+def test_lengths_of_another_network_name_it():
+    digits = SUITES["digits"]
+    main = with_overrides(digits.main, {"model.size": "micro"})
+    assert digits.sweep.model.size == "pico"
+    at_30 = with_control(72, prior=5.0)
+    ruling = rulings(FakePanel(with_control(15, prior=5.6), suite=replace(digits, main=main), _30=at_30))["C5"]
+    assert main.finetune.epochs == 30, "the length of the verdict is shown too"
+    assert ruling.lengths == {30: "larger, by another mechanism"}
+    said, shown = (
+        BeautifulSoup(html, "html.parser").get_text() for html in ("; ".join(beside(ruling)), contrasts(ruling))
+    )
+    assert "after 30 epochs of a ViT pico: " in said
+    assert "By length of fine-tuning, ViT pico: 30 epochs: " in shown
 
 
 def test_holm_counts_the_contrasts_that_were_judged():

@@ -61,8 +61,12 @@ def change_by_group(panel: Panel) -> pd.DataFrame:
 
 
 def budget(panel: Panel) -> str:
-    """Return the table of accuracies with CE at each length of training with labels, with and without MGP, as HTML."""
-    ce = {arm: recipe for arm, recipe in panel.arms.items() if recipe.finetune.loss == "ce"}
+    """Return the table of accuracies with CE at each length of training with labels, with and without MGP, as HTML.
+
+    All rows are of the network of the suite's sweep.
+    """
+    own = {arm: recipe for arm, recipe in panel.arms.items() if recipe.model == panel.suite.sweep.model}
+    ce = {arm: recipe for arm, recipe in own.items() if recipe.finetune.loss == "ce"}
     rows = {}
     for arm, recipe in sorted(ce.items(), key=lambda item: (item[1].pretrain is None, item[1].finetune.epochs)):
         start = f"{recipe.pretrain.epochs} epochs of MGP" if recipe.pretrain else "none"

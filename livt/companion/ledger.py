@@ -40,7 +40,7 @@ class Ruling:
 
     judged: a row per contrast. controls: the same rows with a control in the place of plain losses, by its name; they
     decide nothing but what makes an effect larger than published. lengths: the verdict at each other length of
-    fine-tuning that was run, in epochs.
+    fine-tuning that was run, in epochs. network: that of the lengths, where it is not that of the verdict, else "".
     """
 
     claim: Claim
@@ -48,15 +48,17 @@ class Ruling:
     judged: pd.DataFrame
     controls: Mapping[str, pd.DataFrame]
     lengths: Mapping[int, str]
+    network: str = ""
 
 
 def rulings(panel: Panel) -> dict[str, Ruling]:
     """Return the ruling on each claim, by its id, from the runs of ``EXPERIMENTS`` on one suite."""
-    sizes, rows = panel.suite.sizes, panel.measured
+    suite, sizes, rows = panel.suite, panel.suite.sizes, panel.measured
+    other = suite.sweep.model != suite.main.model
     experiments = [name for name in EXPERIMENTS if name != "anatomy"]
     judged = ledger(dict.fromkeys(experiments, rows), sizes, chance=panel.chance)
-    others = [epochs for epochs in panel.suite.lengths if epochs != panel.suite.main.finetune.epochs]
-    at = {n: ledger({"loss_ablation": at_length(panel, n)}, sizes, chance=panel.chance) for n in others}
+    lasting = [epochs for epochs in suite.lengths if other or epochs != suite.main.finetune.epochs]
+    at = {n: ledger({"loss_ablation": at_length(panel, n)}, sizes, chance=panel.chance) for n in lasting}
     found = {}
     for claim in claims(sizes):
         controls: dict[str, list[pd.DataFrame]] = {}
@@ -70,6 +72,7 @@ def rulings(panel: Panel) -> dict[str, Ruling]:
             judged=judged[claim.id][1],
             controls={name: pd.concat(frames) for name, frames in controls.items()},
             lengths={epochs: verdict for epochs, verdict in lengths.items() if verdict != "not run"},
+            network=f"ViT {suite.sweep.model.size}" if other else "",
         )
     return found
 
@@ -125,7 +128,8 @@ def beside(ruling: Ruling) -> list[str]:
     for epochs, verdict in ruling.lengths.items():
         if verdict != ruling.verdict:
             changed.setdefault(verdict, []).append(str(epochs))
-    return parts + [f"after {' and '.join(n)} epochs: {signed(verdict)}" for verdict, n in changed.items()]
+    by = f" of a {ruling.network}" if ruling.network else ""
+    return parts + [f"after {' and '.join(n)} epochs{by}: {signed(verdict)}" for verdict, n in changed.items()]
 
 
 def summary(found: Mapping[str, Mapping[str, Ruling]], unshown: Sequence[str] = ()) -> str:
@@ -194,7 +198,8 @@ def contrasts(ruling: Ruling) -> str:
             cells["p (Holm)"] = "-" if isnan(adjusted) else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
             rows.append((f"{escape(str(label))}{f'; <em>{escape(name)}</em>' if name else ''}", cells))
     lengths = "; ".join(f"{epochs} epochs: {signed(verdict)}" for epochs, verdict in ruling.lengths.items())
-    other = f"<p>At other lengths of fine-tuning: {lengths}.</p>" if lengths else ""
+    when = f"By length of fine-tuning, {ruling.network}" if ruling.network else "At other lengths of fine-tuning"
+    other = f"<p>{when}: {lengths}.</p>" if lengths else ""
     return cards(rows, "difference, in points", f"Contrasts of {ruling.claim.id}") + other
 
 
