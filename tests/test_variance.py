@@ -117,10 +117,10 @@ def test_the_arms_are_a_nested_design():
 
 
 def frame_of(x):
-    """Return rows as from ``results`` for accuracies of both losses, x [2, D, P, F]."""
+    """Return rows as from ``results`` for accuracies of both losses, x [2, D, P, F]; no two MGPs have one seed."""
     rows = [
         {
-            "arm": f"draw {d + 1}, MGP {p}/{loss}",
+            "arm": f"draw {d + 1}, MGP {x.shape[2] * (d + 1) + p}/{loss}",
             "seed": f,
             "run": f"r{i}{d}{p}{f}",
             "part": "",
@@ -134,7 +134,9 @@ def frame_of(x):
 
 def test_runs_are_told_by_draw_pretraining_and_fine_tuning():
     x = np.random.default_rng(0).normal(50, 5, size=(2, 4, 3, 3))
-    frame = nested_runs(frame_of(x).sample(frac=1, random_state=0))
+    measured = frame_of(x)
+    assert set(measured.arm) == set(arms("variance", "digits"))
+    frame = nested_runs(measured.sample(frac=1, random_state=0))
     assert (design(frame, {"ce": 1}) == x[0]).all()
     assert design(frame, {"bal_bce": 1, "ce": -1}) == pytest.approx(x[1] - x[0])
     assert variance.complete(frame)
@@ -163,3 +165,9 @@ def test_the_section_says_what_a_new_draw_adds():
     even = np.stack([drawn(generator, (0.0, 1.0, 1.0), (4, 3, 3)) + level for level in (50, 60)])
     assert "adds nothing that can be told" in section([FakePanel(frame_of(even))])
     assert section([FakePanel(frame_of(even).iloc[2:])]) == variance.NOT_RUN == section([])
+
+
+def test_the_promoted_runs_are_shown(panel_of):
+    panel = panel_of("variance")
+    assert design(nested_runs(panel.measured), {"ce": 1}).shape == (4, 3, 3)
+    assert "of 4 draws of the training images, 3 pretrainings on each and 3 fine-tunings of each" in section([panel])

@@ -65,9 +65,13 @@ def components(values: ArrayLike) -> Components:
 
 
 def nested_runs(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of the experiment with their draw and pretraining, and the loss as the arm."""
-    told = measured.arm.str.extract(r"^draw (?P<draw>\d+), MGP (?P<pretraining>\d+)/(?P<loss>\w+)$")
-    return measured.assign(arm=told.loss, draw=told.draw.astype(int), pretraining=told.pretraining.astype(int))
+    """Return the runs of the experiment with their draw and pretraining, and the loss as the arm.
+
+    Each draw counts its own pretrainings, from 1: no two have one seed.
+    """
+    told = measured.arm.str.extract(r"^draw (?P<draw>\d+), MGP (?P<seed>\d+)/(?P<loss>\w+)$").astype({"seed": int})
+    pretraining = told.groupby("draw").seed.rank("dense").astype(int)
+    return measured.assign(arm=told.loss, draw=told.draw.astype(int), pretraining=pretraining)
 
 
 def design(frame: pd.DataFrame, weights: dict[str, int], metric: str = "accuracy") -> NDArray[np.float64]:
