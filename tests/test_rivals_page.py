@@ -222,6 +222,17 @@ def test_the_verdict_in_words():
     assert "ahead of 2 (CE, Focal)" in said
 
 
+def test_which_loss_is_first_depends_on_the_start():
+    rows = {"mgp/ce": 80 + NOISE, "mgp/ride": 86 + NOISE, "mgp/crt": 99 + NOISE}
+    said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 67 + NOISE}))
+    assert plain(said) == (
+        "First with MGP is RIDE, first from scratch CE. CE minus RIDE is -6.0 (-6.0 to -6.0) points with MGP and "
+        "+3.0 (+3.0 to +3.0) from scratch."
+    )
+    said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 77 + NOISE}))
+    assert said == "RIDE is first with MGP and from scratch."
+
+
 def test_without_a_run_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("LIVT_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LIVT_RESULTS", str(tmp_path / "results"))

@@ -292,10 +292,26 @@ def crossings(panel: Panel) -> str:
     arms = {name: (f"mgp/{name}", f"mgp/{name}, removed") for name in names}
     arms = {name: pair for name, pair in arms.items() if (removed.arm == pair[1]).any()}
     prior = _crossing(removed, {name: pair[::-1] for name, pair in arms.items()}, "adjusted", "plain")
+    if not both:
+        return start + prior
     order = rank_correlation(
         *(_means(panel.measured, [f"{way}/{name}" for name in both]) for way in ("mgp", "scratch"))
     )
-    return f"{start}<p>The order with MGP and from scratch: {agreement(order)}</p>{prior}"
+    said = f"{first_of(panel.measured)} The order with MGP and from scratch: {agreement(order)}"
+    return f"{start}<p>{said}</p>{prior}"
+
+
+def first_of(measured: pd.DataFrame) -> str:
+    """Say whether the loss that is first with MGP, of those that train in one stage, is first from scratch too."""
+    alone, *others = methods(measured, "scratch")
+    after = next(method for method in methods(measured, "mgp") if method in (alone, *others))
+    if after == alone:
+        return f"{escape(title(after))} is first with MGP and from scratch."
+    gap = [change(measured, {f"{way}/{alone}": 1, f"{way}/{after}": -1}) for way in ("mgp", "scratch")]
+    return (
+        f"First with MGP is {escape(title(after))}, first from scratch {escape(title(alone))}. {escape(title(alone))} "
+        f"minus {escape(title(after))} is {gap[0]} points with MGP and {gap[1]} from scratch."
+    )
 
 
 def _means(measured: pd.DataFrame, arms: Sequence[str]) -> list[float]:
