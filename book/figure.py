@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from livt.companion import plots
-from livt.companion.frames import published_panels, verdict_sentence
+from livt.companion.claims import claims
+from livt.companion.contrasts import EXPLAINING
+from livt.companion.frames import judge, published_panels, verdict_sentence
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import plain
 from livt.lab import experiments
@@ -50,15 +52,32 @@ def caption(ablations: dict[str, list[Record]]) -> str:
         devices = dict.fromkeys(run.environment["device"] for run in runs)
         commits = dict.fromkeys(run.environment["commit"][:10] for run in runs)
         code = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
-        sentence = plain(verdict_sentence(results(runs), ("C5", "C6"), chance=100 / len(counts)))
+        rows, chance = with_controls(suite, runs), 100 / len(counts)
+        sentence = plain(verdict_sentence(rows, ("C5", "C6"), chance=chance))
         parts.append(
             f"On {SUITES[suite].title} ({len(counts)} classes, {max(counts):,} to {min(counts)} training images; "
-            f"{len(runs)} runs, {' and '.join(devices)}, {code}): {sentence}"
+            f"{len(runs)} runs, {' and '.join(devices)}, {code}): {sentence}{control(rows, chance)}"
         )
     return (
         "*Measured above, the paper's Table 5 below; a diamond is a seed. Records: [`book/results/`](book/results).* "
-        f"{' '.join(parts)} Plain BCE starts slowly; the chapter on what Bal-BCE really does takes its gain apart."
+        f"{' '.join(parts)} The chapter on what Bal-BCE really does takes its gain apart."
     )
+
+
+def with_controls(suite: str, runs: list[Record]) -> pd.DataFrame:
+    """Return the rows of a suite's loss ablation, and of the promoted runs of its controls."""
+    arms = experiments.arms("loss_ablation", suite) | experiments.arms("controls", suite)
+    return results([*runs, *promoted_runs("controls", suite)], arms)
+
+
+def control(rows: pd.DataFrame, chance: float) -> str:
+    """Return in a sentence what Bal-BCE gains over BCE where both start at the prior, as Markdown; "" without runs."""
+    (claim,) = (claim for claim in claims() if claim.id == "C5")
+    row = judge(rows, [claim.contrasts[0].controls()[EXPLAINING]], chance=chance).iloc[0]
+    if row["verdict"] == "not run":
+        return ""
+    measured = f"{plain(row['measured'])} points (95 % interval {plain(row['95 % interval'])})"
+    return f" Where BCE starts at the prior, as Bal-BCE does, the first difference is {measured}."
 
 
 def fingerprint(runs: Iterable[Record]) -> str:
