@@ -61,3 +61,10 @@ def test_a_difference_is_marked_where_an_arm_is_low(panel):
     means = panel.measured.groupby("arm").accuracy.mean()
     assert f">{means['pico/bal_bce'] - means['pico/bce']:+.1f}</span><br>(" in plain
     assert marked.replace(" †", "") == plain != marked
+
+
+def test_with_few_classes_ten_points_above_chance_are_enough(panel_of):
+    panel = panel_of("model_size")
+    few = SimpleNamespace(measured=panel.measured.assign(accuracy=47.0), chance=10.0)
+    assert unlearned(few) == [], "five times chance would be 50 %"
+    assert unlearned(SimpleNamespace(measured=panel.measured.assign(accuracy=20.0), chance=10.0))

@@ -13,7 +13,7 @@ from livt.companion.contrasts import Contrast
 from livt.companion.plots import anatomy, shown
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
-from livt.companion.statistics import estimate, sign
+from livt.companion.statistics import estimate, learnt_above, sign
 
 # By loss and start: the probability that the start gives each class.
 STARTS = {
@@ -44,12 +44,12 @@ def said(
 ) -> str:
     """Return a difference of accuracies as HTML, with its interval and one of ``names`` by its sign: below, 0, above.
 
-    It is inconclusive with fewer than three seeds, and where no arm exceeds five times chance.
+    It is inconclusive with fewer than three seeds, and where no arm has learned anything.
     """
     contrast = Contrast(label="", metric="accuracy", weights=weights, floor=0, published=())
     e = estimate(contrast.measured(split.measured))
     best = split.measured[split.measured.arm.isin(list(weights))].groupby("arm").accuracy.mean().max()
-    word = names[sign(e) + 1] if e.n >= 3 and best > 5 * split.panel.chance else "inconclusive"
+    word = names[sign(e) + 1] if e.n >= 3 and best > learnt_above(split.panel.chance) else "inconclusive"
     mean = number(split.measured, weights, "accuracy", show="mean", signed=True)
     interval = number(split.measured, weights, "accuracy", show="interval", signed=True)
     return f"{mean} points ({interval}), <strong>{word}</strong>"

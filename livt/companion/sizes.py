@@ -8,6 +8,7 @@ import torch
 from livt.companion.chapter import Panel
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import in_seeds, number, plain
+from livt.companion.statistics import learnt_above
 from livt.finetune import create_classifier
 
 PAPER_SIZES = ("Tiny", "Small", "Base", "Large")
@@ -29,9 +30,9 @@ def parameters_of(panel: Panel) -> dict[str, int]:
 
 
 def unlearned(panel: Panel) -> list[str]:
-    """Return the arms whose mean accuracy does not exceed five times chance."""
+    """Return the arms whose mean accuracy does not show that anything was learned."""
     means = panel.measured.groupby("arm", sort=False).accuracy.mean()
-    return [arm for arm, mean in means.items() if not mean > 5 * panel.chance]
+    return [arm for arm, mean in means.items() if not mean > learnt_above(panel.chance)]
 
 
 def beside_the_paper(panel: Panel, metric: str, sizes: Iterable[str]) -> pd.DataFrame:
