@@ -32,10 +32,10 @@ class Planned:
 
 
 # In the order of training. What is trained for one experiment is not trained again for the next. After the first three
-# seeds of the loss ablation, and before any other run of these, the sweeps (and all of factor 10) went from the ViT of
-# the loss ablation to one of half its parameters, and the sizes from nano, mini and midi to pico, nano and mini: runs
-# took 1.5 times what had been estimated, and the whole would not have been trained in 24 core-hours. Arms, seeds and
-# rules are the first ones.
+# seeds of the loss ablation and of the controls, and before any run of a sweep, the sweeps (and all of factor 10) went
+# from the ViT of the loss ablation to one of half its parameters, and the sizes from nano, mini and midi to pico, nano
+# and mini: runs took 1.5 times what had been estimated, and the whole would not have been trained in 24 core-hours.
+# Arms, seeds and rules are the first ones.
 PLAN = (
     Planned(suite="photos", experiment="loss_ablation", claims=("C4", "C5", "C6", "C7", "C8", "C9"), hours=2.3),
     Planned(suite="photos", experiment="controls", claims=("C4", "C5", "C7", "C8"), hours=1.4),
