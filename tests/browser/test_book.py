@@ -305,10 +305,13 @@ def test_displayed_numbers_are_those_of_the_records(book_html: Path, smoke_runs:
     spec = importlib.util.spec_from_file_location("check", book_html.parents[1] / "check.py")
     check = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(check)
-    load = check.reader(RunStore(smoke_runs), read_promoted(book_html.parents[1] / "results"))
+    promoted = read_promoted(book_html.parents[1] / "results")
+    load = check.reader(RunStore(smoke_runs), promoted)
     checked = {}
     for name in pages_of(book_html):
-        checked[name], problems = check.check_html((book_html / name).read_text(encoding="utf-8"), load)
+        checked[name], problems = check.check_html(
+            (book_html / name).read_text(encoding="utf-8"), load, promoted.values()
+        )
         assert not problems, (name, problems)
     assert checked["notebooks/loss_ablation.html"] > 24, "four losses, six metrics, and the verdicts"
 
