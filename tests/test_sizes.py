@@ -3,10 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from livt.companion import plots
 from livt.companion.chapter import Panel
+from livt.companion.plots.model_size import Sizes, groups_by_size
 from livt.companion.sizes import PAPER_SIZES, beside_the_paper, difference, paper_by_size, parameters_of, unlearned
 from livt.config import MODEL_SIZES
 from livt.lab import experiments
@@ -68,3 +71,13 @@ def test_with_few_classes_ten_points_above_chance_are_enough(panel_of):
     few = SimpleNamespace(measured=panel.measured.assign(accuracy=47.0), chance=10.0)
     assert unlearned(few) == [], "five times chance would be 50 %"
     assert unlearned(SimpleNamespace(measured=panel.measured.assign(accuracy=20.0), chance=10.0))
+
+
+def test_a_group_without_a_class_is_no_accuracy_of_zero(panel_of):
+    rows = panel_of("loss_ablation").measured.assign(size="pico")
+    figures = [
+        plots.loss_ablation({"none": rows.assign(few=np.nan), "some": rows}),
+        groups_by_size({"none": Sizes(frame=rows.assign(few=np.nan), parameters={"pico": 3e4})}, ["many", "few"]),
+    ]
+    notes = [[text.get_text() for text in axis.texts] for figure in figures for axis in figure.axes]
+    assert notes == [["no class"], [], [], ["no such class"]]

@@ -86,7 +86,8 @@ def grid(panels: int, height: float = 2.6, **options: Any) -> tuple[Figure, list
 def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw accuracy by loss and shot group: the mean a bar, each seed a dot, one panel per title.
 
-    panels: frames with columns loss, accuracy, many, medium, few, and, where measured, seed.
+    panels: frames with columns loss, accuracy, many, medium, few, and, where measured, seed. A group without a class
+    says so: no bar looks like an accuracy of zero.
     """
     figure, axes = grid(len(panels), sharey=True)
     for axis, (title, frame) in zip(axes, panels.items(), strict=True):
@@ -99,6 +100,9 @@ def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
         if "seed" in frame:
             black = ["0.1"] * len(COLOURS)
             sns.stripplot(tidy, **shared, palette=black, dodge=True, jitter=False, size=3, legend=False, marker="D")
+        for place, metric in enumerate(METRIC_NAMES):
+            if frame[metric].isna().all():
+                axis.text(place, 3, "no class", ha="center")
         axis.set(title=title, xlabel="", ylim=(0, 103))
     for axis in axes:
         axis.set_xlabel("classes by training images")

@@ -56,6 +56,8 @@ def groups_by_size(panels: Mapping[str, Sizes], metrics: Sequence[str]) -> Figur
             _draw(axis, panel, metric)
             axis.set_xticks(list(panel.parameters.values()), [size[0] for size in panel.parameters])
             axis.set(title="ECE [%]" if metric == "ece" else f"{metric} [%]", ylim=(0, top[metric]))
+            if panel.frame[metric].isna().all():
+                axis.text(0.5, 0.5, "no such class", transform=axis.transAxes, ha="center", va="center")
         row[0].set_ylabel(title)
     figure.legend(_marks(), list(LOSS_NAMES.values()), loc="outside lower center", ncols=4)
     return figure
