@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from livt.companion import plots
-from livt.companion.claims import claims
 from livt.companion.contrasts import EXPLAINING
 from livt.companion.frames import judge, published_panels, verdict_sentence
+from livt.companion.landing import CONTRASTS
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import plain
 from livt.lab import experiments
@@ -72,8 +72,7 @@ def with_controls(suite: str, runs: list[Record]) -> pd.DataFrame:
 
 def control(rows: pd.DataFrame, chance: float) -> str:
     """Return in a sentence what Bal-BCE gains over BCE where both start at the prior, as Markdown; "" without runs."""
-    (claim,) = (claim for claim in claims() if claim.id == "C5")
-    row = judge(rows, [claim.contrasts[0].controls()[EXPLAINING]], chance=chance).iloc[0]
+    row = judge(rows, [CONTRASTS["Bal-BCE minus BCE"].controls()[EXPLAINING]], chance=chance).iloc[0]
     if row["verdict"] == "not run":
         return ""
     measured = f"{plain(row['measured'])} points (95 % interval {plain(row['95 % interval'])})"
