@@ -7,11 +7,13 @@ promoted record comes through here, so that the code behind can rely on its shap
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from livt import rivals  # noqa: F401  its losses and second stages are part of the tables
 from livt.clustering import methods as clustering
 from livt.config import MODEL_SIZES, RUN_FORMAT, STAGES, Recipe
+from livt.lab.files import key_of
 from livt.lab.recipes import smoke
 from livt.losses import loss_of
 from livt.rivals import distill, metaformer
@@ -100,7 +102,12 @@ def recipe_of(stage: str, config: Mapping[str, Any]) -> Recipe:
 
     Raises ValueError for a configuration that no recipe has.
     """
-    values = {key: value for key, value in config.items() if key not in ("format", "stage")}
+    return _recipe(stage, key_of(config))
+
+
+@cache
+def _recipe(stage: str, config: str) -> Recipe:
+    values = {key: value for key, value in json.loads(config).items() if key not in ("format", "stage")}
     if stage != "finetune":
         values.setdefault("finetune", smoke().finetune.to_dict() | {"augment": {}})
         values.setdefault("pretrain", None)

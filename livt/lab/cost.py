@@ -7,7 +7,7 @@ speed, how fast it multiplies large matrices. Hours and memory are estimates.
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from livt.clustering import methods as clustering
 from livt.clustering.cluster import Prototypes
-from livt.config import AugmentConfig, Options, Recipe
+from livt.config import DataConfig, Options, Recipe, StageConfig
 from livt.data.sets import Overview, check_stage, overview, steps_of
 from livt.lab.environment import device_name
 from livt.lab.runs import Record
@@ -33,6 +33,12 @@ SHARES = {"cpu": (0.08, 0.7), "cuda": (0.05, 0.4)}
 # Weight, gradient and AdamW's two moments in float32, and a copy of the weight in bfloat16; of a weight that is not
 # trained, the first and the last.
 BYTES_PER_PARAMETER, BYTES_UNTRAINED = 18, 6
+# Settings of a stage that change no image's cost, at one value each.
+_ALIKE = {
+    **{field.name: field.default for field in fields(StageConfig) if field.default is not MISSING},
+    **{"epochs": 1, "warmup_epochs": 0.0, "batch_size": 1, "base_lr": 1.0, "beta2": 0.9},
+}
+_UNMIXED = dict.fromkeys(("mixup", "cutmix", "label_smoothing"), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,25 +121,25 @@ def _shape(stage: str, recipe: Recipe) -> Recipe:
     Costs are counted once for all of these.
     """
     loss = loss_of(recipe.finetune)
-    same: dict[str, Any] = {"sampling": "image", "weight_decay": 0.0}
-    same |= dict.fromkeys(("mixup", "cutmix", "label_smoothing"), 0.0)
+    same: dict[str, Any] = _ALIKE | {"sampling": "image", "start": "zero", "drop_path": 0.0, **_UNMIXED}
     if loss.adapt is None and loss.views == 1:
         same |= {"loss": "ce", "options": Options(), "tau": 1.0}
-    short: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0.0, "augment": AugmentConfig()}
-    finetune = replace(recipe.finetune, **same, epochs=1, warmup_epochs=0.0)
-    pretrain = recipe.pretrain if stage == "pretrain" else None
+    finetune = replace(recipe.finetune, **same)
     if stage == "cluster":
         return replace(recipe, seed=0, finetune=finetune, second=None)  # its features are those of a pretraining
+    pretrain = teacher = student = None
+    if stage == "pretrain" and recipe.pretrain is not None:
+        pretrain = replace(recipe.pretrain, **_ALIKE)
     later = recipe.second if stage == "second" else None
-    teacher = student = None
     if stage in ("teacher", "distill") and recipe.teacher is not None:
-        teacher = replace(recipe.teacher, **short, mixup=0.0, cutmix=0.0)
+        teacher = replace(recipe.teacher, **_ALIKE, mixup=0.0, cutmix=0.0)
     if stage == "distill" and recipe.distill is not None:
-        student = replace(recipe.distill, **short, share=1.0, mixup=0.0, cutmix=0.0)
+        student = replace(recipe.distill, **_ALIKE, share=1.0, mixup=0.0, cutmix=0.0)
     meta = recipe.meta if stage == "meta" else None
     if meta is not None:
-        meta = replace(meta, **same | short, concentration=0.0, masked=1.0)
+        meta = replace(meta, **same, concentration=0.0, masked=1.0)
     changed: dict[str, Any] = {
+        "data": DataConfig(name=recipe.data.name, image_size=recipe.data.image_size),
         "pretrain": pretrain,
         "finetune": finetune,
         "second": later,

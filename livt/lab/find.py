@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from livt.config import Recipe
 from livt.lab.failures import RunError
 from livt.lab.files import key_of, read_json
-from livt.lab.promoted import promoted_folder, read_promoted
+from livt.lab.promoted import promoted_by_key, promoted_folder, read_promoted
 from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES
 from livt.losses import LOSSES
@@ -76,8 +76,8 @@ def _stored(store: RunStore, wanted: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _promoted() -> dict[str, Record]:
-    return {key_of(record.config): record for record in read_promoted(promoted_folder()).values()}
+def _promoted() -> Mapping[str, Record]:
+    return promoted_by_key(promoted_folder())
 
 
 # ---------------------------------------------------------------- one code in one table

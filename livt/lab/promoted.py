@@ -11,7 +11,7 @@ from typing import Any
 import livt
 from livt.lab.check import check_values
 from livt.lab.failures import RunError
-from livt.lab.files import dump_json, json_of, read_bytes, sha256, write_atomically
+from livt.lab.files import dump_json, json_of, key_of, read_bytes, sha256, write_atomically
 from livt.lab.runs import Record, RunStore
 
 SEAL = re.compile(rb'^ "sha256": "[0-9a-f]{64}",\n', re.MULTILINE)
@@ -73,12 +73,30 @@ def write_record(record: Record, folder: Path) -> Path:
 
 def read_promoted(folder: Path) -> dict[str, Record]:
     """Return the promoted records of a folder by run id, each checked."""
-    files = sorted(folder.glob("*.json"))
-    return dict(_read(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)))
+    return dict(_read(_state(folder)))
+
+
+def promoted_by_key(folder: Path) -> Mapping[str, Record]:
+    """Return the promoted records of a folder by the text of their configuration (``livt.lab.files.key_of``)."""
+    return _by_key(_state(folder))
+
+
+_State = tuple[tuple[Path, int, int], ...]
+
+
+def _state(folder: Path) -> _State:
+    """Return the records of a folder with what tells that one has changed."""
+    files = ((path, path.stat()) for path in sorted(folder.glob("*.json")))
+    return tuple((path, about.st_mtime_ns, about.st_size) for path, about in files)
 
 
 @lru_cache(maxsize=4)
-def _read(files: tuple[tuple[Path, int, int], ...]) -> dict[str, Record]:
+def _by_key(files: _State) -> Mapping[str, Record]:
+    return {key_of(record.config): record for record in _read(files).values()}
+
+
+@lru_cache(maxsize=4)
+def _read(files: _State) -> Mapping[str, Record]:
     records = {}
     for path, *_ in files:
         content = read_bytes(path, "promote the run again")

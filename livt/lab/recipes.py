@@ -501,6 +501,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "photos_nano": photos_nano,
     "photos_10": partial(photos_nano, 10),
     "photos_tiny": photos_tiny,
+    "photos_tiny_mini": partial(photos_tiny, "mini"),
     "tiny_imagenet_lt": tiny_imagenet_lt,
     "tiny_imagenet_lt_short": tiny_imagenet_lt_short,
     **{f"tiny_imagenet_lt_{factor}": partial(tiny_imagenet_lt, factor) for factor in (10, 20, 50, 100)},

@@ -98,9 +98,5 @@ def told(recipe: Recipe) -> Recipe:
 
 def curves(runs: Sequence[Record]) -> pd.DataFrame:
     """Return one tidy row per run and epoch: loss, seed, run and the epoch's metrics."""
-    rows = [
-        {"loss": run.recipe.finetune.loss, "seed": run.recipe.seed, "run": run.id, **row}
-        for run in runs
-        for row in run.metrics
-    ]
-    return pd.DataFrame(rows)
+    named = ({"loss": run.recipe.finetune.loss, "seed": run.recipe.seed, "run": run.id} for run in runs)
+    return pd.DataFrame([about | row for about, run in zip(named, runs, strict=True) for row in run.metrics])
