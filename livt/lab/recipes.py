@@ -171,8 +171,9 @@ def photos_nano(imbalance_factor: float = 100) -> Recipe:
 def photos_tiny(size: str = "nano") -> Recipe:
     """As :func:`photos_nano`, on Tiny-ImageNet at 32 px with ImageNet-LT's class counts: 200 classes, 29 few-shot ones.
 
-    Command: ``LIVT_DATA=... python -m livt reproduce loss_ablation --suite photos_tiny``. Hardware: CPU cores; one
-    takes about eight minutes for the pretraining and five for each fine-tuning. Expected score: none is published.
+    ``size``: that of the ViT, mini for the runs with metadata, which are older. Command: ``LIVT_DATA=... python -m livt
+    reproduce loss_ablation --suite photos_tiny``. Hardware: CPU cores; one takes about eight minutes for the
+    pretraining and five for each fine-tuning. Expected score: none is published.
     """
     tiny = replace(photos(), data=DataConfig(name="tiny_imagenet", image_size=32))
     return with_overrides(tiny, {"model.size": size})
