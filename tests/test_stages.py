@@ -26,7 +26,7 @@ def taught(**changes) -> Recipe:
 
 
 @pytest.fixture
-def calls(monkeypatch) -> Iterator[list[tuple[str, str, dict]]]:
+def calls(monkeypatch, tmp_path) -> Iterator[list[tuple[str, str, dict]]]:
     """Three kinds of stages whose loops train nothing; what each was called with: stage, loss, what it was given."""
     made = []
 
@@ -53,6 +53,7 @@ def calls(monkeypatch) -> Iterator[list[tuple[str, str, dict]]]:
     }
     monkeypatch.setattr(runs, "check_values", lambda values: None)  # these loops make no real results
     monkeypatch.setattr(runs, "RUN_ID", re.compile(rf"({'|'.join(needs)})-[0-9a-f]{{12}}"))
+    monkeypatch.setenv("LIVT_RESULTS", str(tmp_path / "promoted"))  # the book's are of other stages
     tables = ((config.STAGES, needs), (stages.STAGES, kinds))
     before = [dict(table) for table, _ in tables]
     for table, entries in tables:
