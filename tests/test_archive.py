@@ -430,6 +430,7 @@ def test_a_store_that_is_a_file_is_named(whole, tmp_path):
 # ---------------------------------------------------------------- killed at every file operation
 
 
+@pytest.mark.slow
 def test_a_killed_import_or_export_is_repeated():
     out = subprocess.run([sys.executable, HERE], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-3000:]

@@ -466,7 +466,7 @@ def test_the_run_itself_still_arrives(trained, fine, tmp_path):
     assert load_file(store.weights(fine)).keys() == load_file(trained.weights(fine)).keys()
 
 
-@pytest.mark.parametrize("content", [b"", b"x"])
+@pytest.mark.parametrize("content", [pytest.param(b"", marks=pytest.mark.slow), b"x"])
 @pytest.mark.parametrize(("count", "message"), [(40_000, "is missing"), (60_000, "has more than 10000 runs")])
 def test_very_many_members_are_refused_soon(tmp_path, content, count, message):
     archive = tmp_path / "x.tar"

@@ -86,7 +86,7 @@ def test_a_part_has_random_numbers_of_its_own():
     assert len(torch.unique(numbers, dim=0)) == len(numbers)
 
 
-@pytest.mark.parametrize("form", ["tree", "shards"])
+@pytest.mark.parametrize("form", ["tree", pytest.param("shards", marks=pytest.mark.slow)])
 def test_loading_processes_do_not_change_what_is_seen(places, form):
     data = places[form]
     alone = all_of(batches_of(data))
@@ -108,7 +108,7 @@ def side_by_side(data) -> torch.Tensor:
     return torch.cat([images for images, _ in all_of(batches_of(data, workers=1))])
 
 
-@pytest.mark.parametrize("form", ["tree", "shards"])
+@pytest.mark.parametrize("form", [pytest.param("tree", marks=pytest.mark.slow), "shards"])
 def test_a_spawned_process_has_loading_processes_too(places, form):
     """Runs side by side train in spawned processes."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

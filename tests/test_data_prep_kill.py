@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 DATA_PREP = Path(__file__).parents[1] / "data_prep"
@@ -24,6 +25,7 @@ CHANGES = ("link", "symlink", "replace", "rename", "unlink", "mkdir")  # of os
 WRITES = ((shutil, "copy2", 1), (os, "fsync", 0))
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on_at_every_moment():
     out = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
     assert out.returncode == 0, out.stdout + out.stderr

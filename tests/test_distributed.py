@@ -112,6 +112,7 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
     assert [RunStore(tmp_path).is_finished(run_id) for run_id in RunStore(tmp_path).ids()] == [False]
 
 
+@pytest.mark.slow
 def test_processes_that_resume_from_different_states_are_refused(tmp_path, monkeypatch):
     """As on machines whose run stores are not one folder."""
     save = OpenRun.save
@@ -142,6 +143,7 @@ def test_every_row_is_gathered_once_and_in_order():
     assert sorted(filter(None, out.stdout.split("\n"))) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_share_a_batch_are_refused_before_training(tmp_path):
     out = torchrun(*finetune(tmp_path / "runs", ("pretrain.accumulation_steps=2",)))
     message = (

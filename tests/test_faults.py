@@ -781,7 +781,8 @@ def test_a_clock_that_goes_backwards_changes_nothing(capsys, undisturbed, tmp_pa
 # ---------------------------------------------------------------- two sweeps at once
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, jobs):
     """Both are held at the first run until each waits for it, so that they do run side by side."""
     command = [sys.executable, "-m", "livt", "reproduce", "loss_ablation", "--suite", "smoke", "--seeds", "0"]
@@ -818,6 +819,7 @@ def test_two_sweeps_at_once_train_each_run_once(undisturbed, tmp_path, jobs):
 # ---------------------------------------------------------------- promotion, killed at every file operation
 
 
+@pytest.mark.slow
 def test_a_killed_promotion_shows_a_whole_record_or_none():
     out = subprocess.run([sys.executable, HERE], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-3000:]

@@ -242,6 +242,8 @@ def test_the_suite_of_the_paper_is_imagenet_lt():
 
 PEAK = 989e12  # floating-point operations a second of an H200, dense bfloat16
 SHARE = {"base": 0.4, "tiny": 0.05}
+# One of each size and data set; the others, by the slow tests.
+COUNTED_AT_ONCE = ("imagenet_lt", "cifar100_lt_100", "tiny_imagenet_lt_100")
 COST = r"^ +- (``\w+``(?:, ``\w+``)*): ([\d.]+) \+ ([\d.]+) GPU-hours, (\d+) GB(?:; expected score ([\d.]+))?"
 
 
@@ -279,11 +281,11 @@ def gpu_hours(recipe: Recipe, share: float) -> tuple[float, float]:
 
 
 def is_large(name: str) -> bool:
-    """Whether a recipe differs from a ViT-Base that is tried anyhow in settings alone, or in resolution."""
-    return RECIPES[name]().model.size == "base" and name not in ("imagenet_lt", "cifar10_lt_10_official")
+    """Whether a recipe differs from a ViT-Base that is tried anyhow in settings alone, in classes or in resolution."""
+    return RECIPES[name]().model.size == "base" and name != "imagenet_lt"
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [n if n in COUNTED_AT_ONCE else pytest.param(n, marks=pytest.mark.slow) for n in OURS])
 def test_stated_gpu_hours_are_those_of_the_flops(name):
     recipe = RECIPES[name]()
     assert "estimated" in getattr(RECIPES[name], "func", RECIPES[name]).__doc__.lower()
@@ -308,6 +310,7 @@ def test_estimates_in_prose_are_those_that_recipes_and_plan_state():
     assert f"some {hours:.0f} core-hours for all, estimated" in said("README.md")
 
 
+@pytest.mark.slow
 def test_stated_gpu_hours_of_other_sizes_are_those_of_the_flops():
     text = " ".join(imagenet_lt.__doc__.split())
     sizes = re.search(r"tiny takes (.*) \+ (.*) GPU-hours, small (.*) \+ (.*), large (.*) \+ (.*); expected", text)

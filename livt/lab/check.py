@@ -7,6 +7,7 @@ promoted record comes through here, so that the code behind can rely on its shap
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -108,6 +109,13 @@ def recipe_of(stage: str, config: Mapping[str, Any]) -> Recipe:
 @cache
 def _recipe(stage: str, config: str) -> Recipe:
     values = {key: value for key, value in json.loads(config).items() if key not in ("format", "stage")}
+    seed = values.pop("seed", 0)
+    return replace(_of_any_seed(stage, key_of(values)), seed=seed)
+
+
+@cache
+def _of_any_seed(stage: str, config: str) -> Recipe:
+    values = json.loads(config)
     if stage != "finetune":
         values.setdefault("finetune", smoke().finetune.to_dict() | {"augment": {}})
         values.setdefault("pretrain", None)

@@ -13,7 +13,7 @@ SOURCES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 # Strict: every cell's outputs are compared, marked or not.
 MODES = {"logit_bias_derivation": "--nbval"}
 # Of the others, tests/browser/test_book.py compares the stored outputs with those of the book that it builds.
-AT_ONCE = ("logit_bias_derivation", "loss_ablation")
+AT_ONCE = ("logit_bias_derivation",)
 
 
 @pytest.fixture
