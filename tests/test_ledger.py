@@ -380,7 +380,7 @@ def test_two_rows_of_one_arm_and_seed_are_refused():
     """Which of the two would decide is nothing that a ledger may choose."""
     rows = rows_for(CLAIMS["C5"], [20.0, 20.1, 20.2])
     twice = pd.concat([rows, rows[rows.seed == 0].assign(run="another", accuracy=1.0)])
-    with pytest.raises(ValueError, match="duplicate entries"):
+    with pytest.raises(ValueError, match="two runs of one arm and seed"):
         found(CLAIMS["C5"], twice)
 
 

@@ -72,6 +72,8 @@ class Contrast:
 
         A seed that lacks one of the arms drops out. Raises ValueError where two rows are of one arm and seed.
         """
+        if not self.weights.keys() <= set(runs.arm):
+            return pd.Series(dtype=float)
         rows = runs[runs.arm.isin(list(self.weights))].reindex(columns=["arm", "seed", self.metric])
         table = rows.pivot(index="seed", columns="arm", values=self.metric).reindex(columns=list(self.weights))
         return (table * pd.Series(self.weights, dtype=float)).sum(axis=1, skipna=False).dropna()
