@@ -2,9 +2,9 @@
 
 An element of a cell's HTML or Markdown with ``data-terms`` displays a number computed from runs. The attribute is JSON,
 a list of terms ``[weight, metric, [run ids, one per seed]]``; the metric is a path into a record's ``result``, such as
-"accuracy" or "posthoc.few", or "probe.knn.few": what that probe read at the end of a pretraining. Seed ``i`` has the
-value: the sum over the terms of weight times the metric of run ``i``. A seed without a value (an empty shot group)
-drops out. The text shows, with ``data-digits`` decimals (1):
+"accuracy", "posthoc.few" or "per_class.7", or "probe.knn.few": what that probe read at the end of a pretraining. Seed
+``i`` has the value: the sum over the terms of weight times the metric of run ``i``. A seed without a value (an empty
+shot group) drops out. The text shows, with ``data-digits`` decimals (1):
 
 - ``data-show="mean"``: the mean over seeds;
 - ``data-show="spread"``: mean ± sample standard deviation, the mean alone for one seed;
@@ -167,9 +167,10 @@ def metric_of(record: Record, path: str) -> float:
     if keys[0] == "probe":
         value, keys = record.metrics[-1].get("probe"), ["_".join(keys[1:])]
     for key in keys:
-        if not isinstance(value, Mapping) or key not in value:
+        parts = dict(zip(map(str, range(len(value))), value, strict=True)) if isinstance(value, list) else value
+        if not isinstance(parts, Mapping) or key not in parts:
             raise TermsError(f"{record.id} has no metric {path!r}")
-        value = value[key]
+        value = parts[key]
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -38,7 +38,12 @@ class Store:
                 stage="finetune",
                 config={"seed": seed, "finetune": {"loss": LOSS[name]}},
                 metrics=[],
-                result={"accuracy": accuracy, "posthoc": {"few": FEW[seed]}, "group": {"none": None}},
+                result={
+                    "accuracy": accuracy,
+                    "posthoc": {"few": FEW[seed]},
+                    "per_class": [accuracy, None],
+                    "group": {"none": None},
+                },
                 environment={"code": "one"},
             )
             for name, accuracies in ACCURACY.items()
@@ -78,7 +83,8 @@ def checked(tmp_path, text, terms, kind="text/html", **attributes):
 
 
 def parts(terms):
-    values = {"accuracy": ACCURACY, "posthoc.few": {"a": FEW, "b": FEW}}
+    none = dict.fromkeys("ab", [None] * 3)
+    values = {"accuracy": ACCURACY, "posthoc.few": {"a": FEW, "b": FEW}, "per_class.1": none}
     return {
         "seeds": json.dumps([int(run[1:]) for run in terms[0][2]]),
         "arms": json.dumps([TITLE[run[0][0]] if run else "a" for _, _, run in terms]),
@@ -199,6 +205,10 @@ def test_a_tie_may_be_rounded_either_way_and_no_further(tmp_path):
         ("15.0", [[1, "posthoc.few", ["a1"]]], {"show": "mean"}, "the records say '-'"),
         ("62.2", [[1, "accuracy", ["a0", "a9"]]], {"show": "mean"}, "cannot be checked: there is no run a9"),
         ("61.5", [[1, "recall", runs("a")]], {"show": "mean"}, "a0 has no metric 'recall'"),
+        ("61.6", [[1, "per_class.0", runs("a")]], {"show": "mean"}, "the records say '61.5'"),
+        ("15.0", [[1, "per_class.1", ["a1"]]], {"show": "mean"}, "the records say '-'"),
+        ("61.5", [[1, "per_class.2", runs("a")]], {"show": "mean"}, "a0 has no metric 'per_class.2'"),
+        ("61.5", [[1, "per_class.-1", runs("a")]], {"show": "mean"}, "a0 has no metric 'per_class.-1'"),
         ("61.5", [[1, "posthoc", runs("a")]], {"show": "mean"}, "'posthoc' of a0 is not a number"),
         ("61.5", [[1, "posthoc.few.x", runs("a")]], {"show": "mean"}, "has no metric 'posthoc.few.x'"),
         ("11.0", [A[0], [-1, "accuracy", runs("b", (0, 1))]], {"show": "mean"}, "the terms have 3 and 2 runs"),

@@ -7,6 +7,7 @@ from livt.companion import examples
 from livt.companion.chapter import Panel
 from livt.companion.examples import class_names, one_seed, section, three_classes
 from livt.companion.published import LOSS_NAMES
+from livt.companion.report import plain
 from livt.config import DataConfig
 from livt.data.sets import load_dataset
 from livt.lab.experiments import arms, recipes
@@ -48,7 +49,7 @@ def test_the_recall_is_that_of_the_records(panel):
     table = examples.recall_table(panel, chosen, class_names(panel.suite.main.data, 10))
     for run in panel.records:
         row = table.loc[LOSS_NAMES[run.recipe.finetune.loss]]
-        assert [float(cell) for cell in row] == [round(run.result["per_class"][label], 1) for label in chosen]
+        assert [float(plain(cell)) for cell in row] == [round(run.result["per_class"][label], 1) for label in chosen]
 
 
 def test_classes_are_named():

@@ -73,7 +73,7 @@ def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
         f"on, of one in the middle and of the rarest, and what each loss says of them (seed {seed}; ✓ is right)."
     )
     recall = recall_table(panel, chosen, names)
-    found = ", ".join(f"{loss} {row.iloc[-1]} %" for loss, row in recall.iterrows())
+    found = ", ".join(f"{loss} {report.plain(row.iloc[-1])} %" for loss, row in recall.iterrows())
     table = report.table(recall, "Recall of these classes [%], all seeds")
     return plots.shown(examples(shown), escape(caption), f"{caption} Of the rarest class are found: {found}.") + table
 
@@ -113,12 +113,17 @@ def class_names(config: DataConfig, classes: int) -> list[str]:
 
 
 def recall_table(panel: Panel, chosen: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
-    """Return the recall of some classes by loss, mean ± standard deviation over seeds."""
-    rows = {}
-    for loss, title in LOSS_NAMES.items():
-        own = [run.result["per_class"] for run in panel.records if run.recipe.finetune.loss == loss]
-        rows[title] = {
-            f"{escape(names[label])}, {place}": report.text([each[label] for each in own])
+    """Return the recall of some classes by loss as HTML, mean ± standard deviation over seeds."""
+    runs = [
+        {"arm": run.recipe.finetune.loss, "seed": run.config["seed"], "run": run.id, "part": ""}
+        | {f"per_class.{label}": run.result["per_class"][label] for label in chosen}
+        for run in panel.records
+    ]
+    rows = {
+        title: {
+            f"{escape(names[label])}, {place}": report.number(pd.DataFrame(runs), loss, f"per_class.{label}")
             for label, place in zip(chosen, PLACES, strict=True)
         }
+        for loss, title in LOSS_NAMES.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss")
