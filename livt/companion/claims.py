@@ -173,7 +173,7 @@ def claims(sizes: Sequence[str] = ("tiny", "small", "base", "large")) -> tuple[C
             statement="Higher resolution in fine-tuning helps",
             evidence="384 px: +2.9 on ImageNet-LT, +4.9 on iNat18, +1.8 on Places-LT",
             limit="one seed, no spread given",
-            chapter="benchmarks",
+            chapter="photographs",
             experiment="resolution",
             contrasts=(
                 Contrast(

@@ -29,6 +29,7 @@ CHAPTERS = {
     "mdcs": "experts that disagree",
     "metaformer": "metadata as tokens",
     "model_size": "model size",
+    "photographs": "photographs",
     "recipes_lt_vs_balanced": "three recipes",
     "sp2ot": "clustering without labels",
 }
