@@ -104,16 +104,28 @@ class Chapter:
         return self._panel(self.suite, names)
 
     def panels(self, *names: str) -> list[Panel]:
-        """Return the experiments on every suite that has records of all, this chapter's own suite first."""
+        """Return the experiments on every suite that has records of them, this chapter's own suite first.
+
+        Of another suite there must be two arms: one alone, as a part of another experiment, compares nothing.
+        """
         there = data_sets(self.store)  # what an experiment would cost is not worked out where there is nothing
         others = [s for s in SUITES if s not in (self.suite, *UNSHOWN) and SUITES[s].main.data.name in there]
         every = [self._panel(name, names) for name in (self.suite, *others)]
-        return [panel for panel in every if panel.records]
+        arms = [{replace(record.recipe, seed=0) for record in panel.records} for panel in every]
+        return [p for p, own in zip(every, arms, strict=True) if len(own) > (p.name != self.suite)]
 
     def shows(self, experiment: str, suite: str) -> bool:
-        """Return whether pages show an experiment on a suite: where costs are counted for it, only if it has a run."""
-        on_page = experiment in experiments.shown(suite)
-        return on_page and (experiment not in experiments.COUNTED or self._has(experiment, suite))
+        """Return whether pages show an experiment on a suite.
+
+        Where costs are counted for it, only if it has a run; the four losses on another suite than the chapter's, if
+        each has one.
+        """
+        if experiment not in experiments.shown(suite):
+            return False
+        if experiment == "loss_ablation" and suite != self.suite:
+            wanted = experiments.recipes(experiment, suite)
+            return {r.finetune.loss for r in find(wanted, self.store)} == {r.finetune.loss for r in wanted}
+        return experiment not in experiments.COUNTED or self._has(experiment, suite)
 
     @cached_property
     def _raced(self) -> frozenset[str]:
