@@ -27,7 +27,7 @@ def panel(tmp_path_factory) -> Panel:
 
 def test_each_number_is_the_records(panel):
     soup = BeautifulSoup(resolution.section([panel]), "html.parser")
-    low, high, apart = (row.find_all("td") for row in soup.select("tbody tr"))
+    low, high, apart = zip(*(row.find_all("td") for row in soup.select("tbody tr")), strict=True)
     scores = {
         name: [run.result["accuracy"] for run in panel.records if run.recipe.data.size == size]
         for name, size in (("low", (32, 32)), ("high", (64, 64)))
@@ -55,7 +55,8 @@ def test_four_times_the_patches_cost_more_than_four_times_in_fine_tuning_alone(p
         block = 12 * tokens * width**2 + 2 * tokens**2 * width  # multiplications: projections and MLP; attention
         forward = depth * block + patches * 3 * 8 * 8 * width + width * classes
         expected.append(2 * 3 * forward - 2 * patches * 3 * 8 * 8 * width)  # images need no gradient
-    shown = [float(row.find_all("td")[1].text) for row in BeautifulSoup(text, "html.parser").select("tbody tr")[:2]]
+    cells = BeautifulSoup(text, "html.parser").select("tbody tr")[1].find_all("td")
+    shown = [float(cell.text) for cell in cells[:2]]
     assert shown == pytest.approx([flops / 1e6 for flops in expected], rel=0.02, abs=0.5)
     assert tuning == pytest.approx(expected[1] / expected[0], rel=0.02)
 

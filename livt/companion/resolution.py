@@ -45,7 +45,7 @@ def shown(panel: Panel) -> str:
         "step of fine-tuning, forward and backward"
     )
     table = report.table(
-        pd.DataFrame.from_dict(rows, orient="index").rename_axis("fine-tuned at"),
+        pd.DataFrame(rows).rename_axis("fine-tuned at"),
         caption,
         measured,
         f"{panel.name}_resolution",
