@@ -167,7 +167,7 @@ def metric_of(record: Record, path: str) -> float:
     if keys[0] == "probe":
         value, keys = record.metrics[-1].get("probe"), ["_".join(keys[1:])]
     for key in keys:
-        parts = dict(zip(map(str, range(len(value))), value, strict=True)) if isinstance(value, list) else value
+        parts = {str(i): part for i, part in enumerate(value)} if isinstance(value, list) else value
         if not isinstance(parts, Mapping) or key not in parts:
             raise TermsError(f"{record.id} has no metric {path!r}")
         value = parts[key]

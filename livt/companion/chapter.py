@@ -54,6 +54,11 @@ class Panel:
         """A row per run and arm, as from ``livt.lab.results.results``."""
         return results(self.records, self.arms)
 
+    @property
+    def compares(self) -> bool:
+        """Whether two arms have runs."""
+        return len({replace(record.recipe, seed=0) for record in self.records}) > 1
+
     @cached_property
     def curves(self) -> pd.DataFrame:
         """A row per run and epoch."""
@@ -110,9 +115,9 @@ class Chapter:
         """
         there = data_sets(self.store)  # what an experiment would cost is not worked out where there is nothing
         others = [s for s in SUITES if s not in (self.suite, *UNSHOWN) and SUITES[s].main.data.name in there]
-        every = [self._panel(name, names) for name in (self.suite, *others)]
-        arms = [{replace(record.recipe, seed=0) for record in panel.records} for panel in every]
-        return [p for p, own in zip(every, arms, strict=True) if len(own) > (p.name != self.suite)]
+        own = self._panel(self.suite, names)
+        compared = [panel for panel in (self._panel(name, names) for name in others) if panel.compares]
+        return [own, *compared] if own.records else compared
 
     def shows(self, experiment: str, suite: str) -> bool:
         """Return whether pages show an experiment on a suite.
@@ -124,7 +129,7 @@ class Chapter:
             return False
         if experiment == "loss_ablation" and suite != self.suite:
             wanted = experiments.recipes(experiment, suite)
-            return {r.finetune.loss for r in find(wanted, self.store)} == {r.finetune.loss for r in wanted}
+            return {recipe.finetune.loss for recipe in find(wanted, self.store)} == set(experiments.PAPER_LOSSES)
         return experiment not in experiments.COUNTED or self._has(experiment, suite)
 
     @cached_property

@@ -114,14 +114,14 @@ def class_names(config: DataConfig, classes: int) -> list[str]:
 
 def recall_table(panel: Panel, chosen: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
     """Return the recall of some classes by loss as HTML, mean ± standard deviation over seeds."""
-    runs = [
+    runs = pd.DataFrame(
         {"arm": run.recipe.finetune.loss, "seed": run.config["seed"], "run": run.id, "part": ""}
         | {f"per_class.{label}": run.result["per_class"][label] for label in chosen}
         for run in panel.records
-    ]
+    )
     rows = {
         title: {
-            f"{escape(names[label])}, {place}": report.number(pd.DataFrame(runs), loss, f"per_class.{label}")
+            f"{escape(names[label])}, {place}": report.number(runs, loss, f"per_class.{label}")
             for label, place in zip(chosen, PLACES, strict=True)
         }
         for loss, title in LOSS_NAMES.items()
