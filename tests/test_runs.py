@@ -17,8 +17,8 @@ import livt
 from livt.config import with_overrides
 from livt.lab import runs
 from livt.lab.failures import RunError
-from livt.lab.files import dump_json, write_atomically
-from livt.lab.promoted import check_record, promote, read_promoted
+from livt.lab.files import dump_json, sha256, write_atomically
+from livt.lab.promoted import check_record, promote, promoted_records, read_promoted
 from livt.lab.recipes import smoke
 from livt.lab.runs import OpenRun, RunStore
 from livt.lab.stages import train
@@ -386,6 +386,22 @@ def test_a_record_that_contradicts_itself_is_refused(trained, tmp_path, change, 
     change(values)
     (tmp_path / "x.json").write_bytes(dump_json(values))
     with pytest.raises(RunError, match=f"x.json.*{message}"):
+        read_promoted(tmp_path)
+
+
+def test_a_record_is_checked_when_it_is_looked_up_and_not_for_others(trained, tmp_path):
+    """Also one that was sealed as it is."""
+    store, record = trained
+    promote(store, record.id, tmp_path)
+    values = json.loads(dump_json(record.to_dict()))
+    values["id"], values["result"]["train_loss"] = "pretrain-000000000000", 0.1
+    (tmp_path / f"{values['id']}.json").write_bytes(dump_json(values | {"sha256": sha256(dump_json(values))}))
+    records = promoted_records(tmp_path)
+    assert sorted(records) == sorted([values["id"], record.id])
+    assert records[record.id] == record
+    with pytest.raises(RunError, match=f"{values['id']}.json: the digest is"):
+        records[values["id"]]
+    with pytest.raises(RunError, match="the digest is"):
         read_promoted(tmp_path)
 
 

@@ -4,13 +4,14 @@ Matched by what names a run, without its images: nothing is loaded or trained, s
 machine that builds it cannot train.
 """
 
+import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from livt.config import Recipe
 from livt.lab.failures import RunError
 from livt.lab.files import key_of, read_json
-from livt.lab.promoted import promoted_by_key, promoted_folder, read_promoted
+from livt.lab.promoted import Promoted, promoted_folder, promoted_records
 from livt.lab.runs import Record, RunStore
 from livt.lab.stages import STAGES
 from livt.losses import LOSSES
@@ -29,8 +30,8 @@ def find(recipes: Iterable[Recipe], store: RunStore | None, stage: str = "") -> 
     for recipe, key in wanted.items():
         if store is not None and key in own:
             found[recipe] = store.load(own[key])
-        elif key in promoted:
-            found[recipe] = promoted[key]
+        elif key in promoted.by_key:
+            found[recipe] = promoted[promoted.by_key[key]]
     return found
 
 
@@ -38,7 +39,7 @@ def data_sets(store: RunStore) -> set[str]:
     """Return the names of the data sets of all records, of the store and promoted."""
     finished = filter(store.is_finished, store.ids())
     own = [read_json(store.root / run_id / "config.json", "the run is damaged") for run_id in finished]
-    return {config["data"]["name"] for config in (*own, *(record.config for record in _promoted().values()))}
+    return {config["data"]["name"] for config in (*own, *map(json.loads, _promoted().by_key))}
 
 
 def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
@@ -46,7 +47,7 @@ def starts(records: Iterable[Record], store: RunStore) -> list[Record]:
 
     Those that neither place has are left out.
     """
-    promoted = read_promoted(promoted_folder())
+    promoted = _promoted()
     found: dict[str, Record] = {}
     waiting = list(records)
     for record in waiting:  # which grows: what a run starts from starts from others
@@ -76,8 +77,8 @@ def _stored(store: RunStore, wanted: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _promoted() -> Mapping[str, Record]:
-    return promoted_by_key(promoted_folder())
+def _promoted() -> Promoted:
+    return promoted_records(promoted_folder())
 
 
 # ---------------------------------------------------------------- one code in one table

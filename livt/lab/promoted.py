@@ -3,8 +3,8 @@
 import math
 import os
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,39 @@ def write_record(record: Record, folder: Path) -> Path:
     return path
 
 
+class Promoted(Mapping[str, Record]):
+    """Promoted records by run id. Each is checked when it is first looked up, which takes longer than to read it."""
+
+    def __init__(self, read: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> None:
+        self._read = read
+        self._checked: dict[str, Record] = {}
+
+    def __getitem__(self, run_id: str) -> Record:
+        if run_id not in self._checked:
+            path, values = self._read[run_id]
+            self._checked[run_id] = check_record(values, str(path))
+        return self._checked[run_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    @cached_property
+    def by_key(self) -> Mapping[str, str]:
+        """Run ids by the text of their configuration (``livt.lab.files.key_of``)."""
+        return {key_of(values.get("config", {})): run_id for run_id, (_, values) in self._read.items()}
+
+
+def promoted_records(folder: Path) -> Promoted:
+    """Return the promoted records of a folder; RunError for a file that was changed after its promotion."""
+    return _read(_state(folder))
+
+
 def read_promoted(folder: Path) -> dict[str, Record]:
     """Return the promoted records of a folder by run id, each checked."""
-    return dict(_read(_state(folder)))
-
-
-def promoted_by_key(folder: Path) -> Mapping[str, Record]:
-    """Return the promoted records of a folder by the text of their configuration (``livt.lab.files.key_of``)."""
-    return _by_key(_state(folder))
+    return dict(promoted_records(folder))
 
 
 _State = tuple[tuple[Path, int, int], ...]
@@ -91,21 +116,17 @@ def _state(folder: Path) -> _State:
 
 
 @lru_cache(maxsize=4)
-def _by_key(files: _State) -> Mapping[str, Record]:
-    return {key_of(record.config): record for record in _read(files).values()}
-
-
-@lru_cache(maxsize=4)
-def _read(files: _State) -> Mapping[str, Record]:
-    records = {}
+def _read(files: _State) -> Promoted:
+    read = {}
     for path, *_ in files:
         content = read_bytes(path, "promote the run again")
         values = json_of(content, path, "promote the run again")
         seal = values.pop("sha256", None) if isinstance(values, dict) else None
-        record = check_record(values, str(path))
         # What was sealed is the file without the seal's line; one that was formatted anew is written again to compare.
-        sealed = sha256(SEAL.sub(b"", content, count=1)) == seal or sha256(dump_json(record.to_dict())) == seal
-        if not sealed or path.stem != record.id:
+        sealed = sha256(SEAL.sub(b"", content, count=1)) == seal
+        if not sealed:
+            sealed = sha256(dump_json(check_record(values, str(path)).to_dict())) == seal
+        if not sealed or path.stem != values.get("id"):
             raise RunError(f"{path} was changed after its promotion: promote the run again")
-        records[record.id] = record
-    return records
+        read[path.stem] = path, values
+    return Promoted(read)
