@@ -17,6 +17,7 @@ from livt.companion.frames import judge, published_panels, verdict_sentence
 from livt.companion.landing import CONTRASTS
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import plain
+from livt.config import Recipe
 from livt.lab import experiments
 from livt.lab.files import dump_json, sha256
 from livt.lab.find import find
@@ -42,6 +43,27 @@ def shown() -> dict[str, list[Record]]:
     """Return the promoted runs of the loss ablation by suite: photographs first, then digits, where there are any."""
     found = {suite: promoted_runs(suite=suite) for suite in ("photos", "digits")}
     return {suite: runs for suite, runs in found.items() if runs}
+
+
+def taken_apart() -> dict[str, list[Record]]:
+    """Return the promoted runs of the anatomy by suite, photographs first, where all lengths and starts have runs."""
+    found = {suite: promoted_runs("anatomy", suite) for suite in ("photos", "digits")}
+    return {
+        suite: runs
+        for suite, runs in found.items()
+        if {arm for row in bars(suite).values() for arm in row} <= set(results(runs, plain_bce(suite)).arm)
+    }
+
+
+def plain_bce(suite: str) -> dict[str, Recipe]:
+    """Return the arms of a suite's anatomy that train by BCE."""
+    return {arm: recipe for arm, recipe in experiments.arms("anatomy", suite).items() if recipe.finetune.loss == "bce"}
+
+
+def bars(suite: str) -> dict[int, list[str]]:
+    """Return the arms of each bar of ``steps``, by epochs of fine-tuning: BCE from each start."""
+    size, starts = SUITES[suite].sweep.model.size, ("zero", "uniform", "prior")
+    return {epochs: [f"{size}/{epochs}/bce, {start} start" for start in starts] for epochs in SUITES[suite].lengths}
 
 
 def caption(ablations: dict[str, list[Record]]) -> str:
@@ -103,14 +125,16 @@ def losses(ablations: dict[str, list[Record]]) -> Figure:
     return figure
 
 
-def steps(plain: pd.DataFrame, posthoc: pd.DataFrame) -> Figure:
-    """Draw the steps from BCE to Bal-BCE at each length of fine-tuning.
+def steps(anatomies: dict[str, list[Record]]) -> Figure:
+    """Draw the steps from BCE to Bal-BCE at each length of fine-tuning, a panel for each suite of the anatomy.
 
-    plain, posthoc: rows of the anatomy, as trained and after the bias was removed.
+    A step that loses accuracy goes back over the one before it.
     """
-    figure, axis = plt.subplots(figsize=(HALF, TALL), layout="constrained")
-    _steps(axis, plain, posthoc)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure, axes = plt.subplots(len(anatomies), 1, figsize=(HALF, TALL), squeeze=False, layout="constrained")
+    for axis, (suite, runs) in zip(axes.flat, anatomies.items(), strict=True):
+        _steps(axis, suite, *(results(runs, plain_bce(suite), part) for part in ("", "posthoc")))
+    axes[-1, 0].set_xlabel("accuracy on all classes [%]")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -128,13 +152,12 @@ def _bars(axis: Axes, frame: pd.DataFrame) -> None:
     axis.grid(axis="x", visible=False)
 
 
-def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
-    suite = SUITES["digits"]
-    size = suite.sweep.model.size
-    for i, epochs in enumerate(suite.lengths):
-        arm = f"{size}/{epochs}/bce, {{}} start".format
-        means = [plain[plain.arm == arm(start)].accuracy.mean() for start in ("zero", "uniform", "prior")]
-        means.append(posthoc[posthoc.arm == arm("prior")].accuracy.mean())
+def _steps(axis: Axes, suite: str, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
+    """Draw one panel; plain, posthoc: rows as trained, and after the bias was removed."""
+    lengths = bars(suite)
+    for i, arms in enumerate(lengths.values()):
+        means = [plain[plain.arm == arm].accuracy.mean() for arm in arms]
+        means.append(posthoc[posthoc.arm == arms[-1]].accuracy.mean())
         bar = {"color": plots.COLOURS["bce"], "hatch": plots.HATCHES["bce"], "edgecolor": "0.25"}
         axis.barh(i, means[0], 0.6, label="BCE" if i == 0 else None, **bar)
         styles = zip(STEP_COLOURS, STEP_HATCHES, STEPS.values(), strict=True)
@@ -142,8 +165,8 @@ def _steps(axis: Axes, plain: pd.DataFrame, posthoc: pd.DataFrame) -> None:
             label = f"+ {name}" if i == 0 else None
             axis.barh(i, high - low, 0.6, left=low, color=colour, hatch=hatch, edgecolor="0.25", label=label)
         axis.annotate(f"{means[-1]:.0f}", (means[-1], i), xytext=(4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(range(len(suite.lengths)), [str(epochs) for epochs in suite.lengths])
-    axis.set(title=f"from BCE to Bal-BCE: {ours('digits')}", xlabel="accuracy on all classes [%]", xlim=(0, 108))
+    axis.set_yticks(range(len(lengths)), [str(epochs) for epochs in lengths])
+    axis.set(title=f"{SUITES[suite].title}, ViT {SUITES[suite].sweep.model.size}", xlim=(0, 108))
     axis.set_ylabel("epochs of fine-tuning")
     axis.grid(axis="y", visible=False)
 
@@ -155,13 +178,12 @@ def save(figure: Figure, name: str, runs: Iterable[Record]) -> None:
 
 def main() -> int:
     plots.use_style()
-    ablations, anatomy = shown(), promoted_runs("anatomy")
+    ablations, anatomies = shown(), taken_apart()
     panels = published_panels(["ViT-Tiny", "ViT-Base"])
     measured = {f"measured, {SUITES[suite].title}": results(runs) for suite, runs in ablations.items()}
     save(plots.loss_ablation(measured | panels), "loss_ablation.svg", chain(*ablations.values()))
-    arms = {k: v for k, v in experiments.arms("anatomy", "digits").items() if v.finetune.loss == "bce"}
     save(losses(ablations), "losses.svg", chain(*ablations.values()))
-    save(steps(*(results(anatomy, arms, part) for part in ("", "posthoc"))), "steps.svg", anatomy)
+    save(steps(anatomies), "steps.svg", chain(*anatomies.values()))
     text = README.read_text()
     marked = re.compile(r"<!-- caption -->\n.*?<!-- /caption -->", re.S)
     README.write_text(marked.sub(lambda _: f"<!-- caption -->\n{caption(ablations)}\n<!-- /caption -->", text))
