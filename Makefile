@@ -19,7 +19,7 @@ endif
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  SUITE=smoke|digits|gpu|paper  PORT=8000  MINUTES=17  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
+	@echo "  SUITE=smoke|digits|photos|gpu|paper  PORT=8000  MINUTES=17  PYTHON=python3  LIVT_DATA=folder  LIVT_RUNS=folder"
 
 $(STAMP): pyproject.toml livt/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "livt needs Python >= 3.11; set PYTHON=")'

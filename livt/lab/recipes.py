@@ -1,7 +1,7 @@
 """Recipes by name: the paper's two-stage training at its own scale, and smaller ones. Each states command and cost.
 
 As no records of runs on a GPU come with this package yet, costs are estimates. GPU-hours, of pretraining + fine-tuning,
-are estimated from FLOPs, not measured: the matrix products of ``livt.experiments.flops_per_image``, on an H200 (989
+are estimated from FLOPs, not measured: the matrix products of ``livt.lab.experiments.flops_per_image``, on an H200 (989
 TFLOP/s of dense bfloat16) of which the paper's models use 40 % and the small ones 5 %. Evaluation, and waiting for
 images, come on top. Memory, for one part of a batch, is 18 bytes per parameter and what PyTorch keeps for the backward
 pass under bfloat16, measured on a CPU.
@@ -69,7 +69,7 @@ def smoke() -> Recipe:
 def digit_pairs() -> Recipe:
     """Suite ``digits``: 100 two-digit classes, 200 to 2 training images, made of two real scans each.
 
-    Command: ``python -m livt reproduce loss_ablation --suite digits``. Hardware: two CPU cores, about a minute for
+    Command: ``python -m livt reproduce loss_ablation --suite digits``. Hardware: two CPU cores, a few minutes for
     three seeds. Expected score: none is published; ``book/results`` holds the records of a run.
 
     Settings were chosen on validation pairs (``data.evaluation=validation``, seed 100, one seed each), made of scans
