@@ -32,6 +32,7 @@ STEP_COLOURS, STEP_HATCHES = ("#999999", "#009E73", "#CC79A7"), ("", "\\\\\\", "
 GROUPS = {"accuracy": "all", "few": "few-shot", "medium": "medium-shot"}
 # Inches: two figures stand side by side in the column of a page, and one is as wide as a phone.
 HALF, TALL = 3.4, 5.8
+DRAWN = ("photos", "digits")  # the suites that are drawn, in this order
 
 
 def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> list[Record]:
@@ -41,13 +42,13 @@ def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> l
 
 def shown() -> dict[str, list[Record]]:
     """Return the promoted runs of the loss ablation by suite: photographs first, then digits, where there are any."""
-    found = {suite: promoted_runs(suite=suite) for suite in ("photos", "digits")}
+    found = {suite: promoted_runs(suite=suite) for suite in DRAWN}
     return {suite: runs for suite, runs in found.items() if runs}
 
 
 def taken_apart() -> dict[str, list[Record]]:
     """Return the promoted runs of the anatomy by suite, photographs first, where all lengths and starts have runs."""
-    found = {suite: promoted_runs("anatomy", suite) for suite in ("photos", "digits")}
+    found = {suite: promoted_runs("anatomy", suite) for suite in DRAWN}
     return {
         suite: runs
         for suite, runs in found.items()
