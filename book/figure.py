@@ -12,9 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from livt.companion import plots
-from livt.companion.contrasts import EXPLAINING
-from livt.companion.frames import judge, published_panels, verdict_sentence
-from livt.companion.landing import CONTRASTS
+from livt.companion.frames import kept, published_panels, verdict_sentence
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import plain
 from livt.config import Recipe
@@ -94,12 +92,9 @@ def with_controls(suite: str, runs: list[Record]) -> pd.DataFrame:
 
 
 def control(rows: pd.DataFrame, chance: float) -> str:
-    """Return in a sentence what Bal-BCE gains over BCE where both start at the prior, as Markdown; "" without runs."""
-    row = judge(rows, [CONTRASTS["Bal-BCE minus BCE"].controls()[EXPLAINING]], chance=chance).iloc[0]
-    if row["verdict"] == "not run":
-        return ""
-    measured = f"{plain(row['measured'])} points (95 % interval {plain(row['95 % interval'])})"
-    return f" Where BCE starts at the prior, as Bal-BCE does, the first difference is {measured}."
+    """Return in a sentence what is left of the claims about BCE from Bal-BCE's start, as Markdown; "" without runs."""
+    left = plain(kept(rows, chance=chance))
+    return f" With BCE that starts at the prior, as Bal-BCE does, in points: {left}." if left else ""
 
 
 def fingerprint(runs: Iterable[Record]) -> str:

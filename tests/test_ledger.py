@@ -256,7 +256,7 @@ def test_a_control_that_learnt_nothing_explains_nothing():
 class FakePanel:
     """What ``rulings`` reads of a panel: rows of the loss ablation, and of ``anatomy`` by their names there."""
 
-    chance, title = CHANCE, "digit pairs, 3 seeds"
+    chance, title, arms, records = CHANCE, "digit pairs, 3 seeds", {}, ()
 
     def __init__(self, main, *, suite=SUITES["digits"], **lengths):
         self.suite = suite

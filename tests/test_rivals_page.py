@@ -7,18 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.neighbors import KNeighborsClassifier
 
 from livt.companion import rivals
-from livt.companion.chapter import open_chapter
+from livt.companion.chapter import Panel, open_chapter
 from livt.companion.claims import claims
 from livt.companion.frames import ledger
-from livt.companion.methods import FAMILIES, OWN, family, title
+from livt.companion.methods import ADJUSTED, FAMILIES, OWN, family, title
 from livt.companion.plots.benchmarks import intervals
 from livt.companion.published import published
 from livt.companion.report import plain
 from livt.companion.statistics import rank_correlation, two_sided
+from livt.data.sets import load_dataset
 from livt.lab.leaderboard import HARD, NAMES
 from livt.lab.results import METRICS
+from livt.lab.runs import RunStore
+from livt.lab.suites import SUITES
 from livt.losses import LOSSES
 
 
@@ -180,7 +184,7 @@ def test_the_figure_has_a_row_for_each_method_in_two_panels():
 
 def test_each_method_has_one_family_and_a_title():
     listed = [method for members in FAMILIES.values() for method in members]
-    assert sorted(listed) == sorted(NAMES)
+    assert sorted(listed) == sorted((*NAMES, ADJUSTED))
     assert len({title(method) for method in NAMES}) == len(NAMES)
     assert (title("nearest_pixels"), title("gcl, balanced head")) == ("1-NN, pixels", "GCL, balanced head")
     assert family("one of tomorrow") == "other"
@@ -193,13 +197,13 @@ def test_methods_without_mixing_are_those_that_take_no_soft_targets():
 def test_c11_is_against_every_rival_and_a_family_of_its_own():
     (claim,) = (claim for claim in claims() if claim.id == "C11")
     against = {arm for contrast in claim.contrasts for arm, weight in contrast.weights.items() if weight < 0}
-    assert against == {f"mgp/{name}" for name in NAMES if name not in OWN}
+    assert against == {f"mgp/{name}" for name in (*NAMES, ADJUSTED) if name not in OWN}
     assert all(contrast.floor == 0 and not contrast.published for contrast in claim.contrasts)
     assert [c.id for c in claims() if c.many] == ["C11", "D1", "D2", "D3", "D4"]
 
 
 def test_c11_holds_only_ahead_of_all_and_changes_no_other_p_value():
-    ahead = {f"mgp/{name}": 80 + NOISE for name in NAMES} | {"mgp/bal_bce": 90 + OTHER}
+    ahead = {f"mgp/{name}": 80 + NOISE for name in (*NAMES, ADJUSTED)} | {"mgp/bal_bce": 90 + OTHER}
     rows = frame(ahead)
     of_losses = frame({"ce": 80 + NOISE, "bce": 75 + OTHER, "bal_ce": 85 + OTHER, "bal_bce": 86 + NOISE})
     alone = ledger({"loss_ablation": of_losses}, ("tiny", "base"))
@@ -215,11 +219,12 @@ def test_c11_holds_only_ahead_of_all_and_changes_no_other_p_value():
 
 
 def test_the_verdict_in_words():
-    panel = SimpleNamespace(measured=MEASURED, suite=SimpleNamespace(sizes=("pico",)), chance=1.0)
+    suite = SimpleNamespace(sizes=("pico",))
+    panel = SimpleNamespace(measured=MEASURED, suite=suite, chance=1.0, arms={}, records=())
     said = rivals.verdict(panel)
     assert "C11: " in said
     assert "behind 1 (RIDE)" in said
-    assert "ahead of 2 (CE, Focal)" in said
+    assert "ahead of 2 (CE; Focal)" in said
 
 
 def test_which_loss_is_first_depends_on_the_start():
@@ -231,6 +236,21 @@ def test_which_loss_is_first_depends_on_the_start():
     )
     said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 77 + NOISE}))
     assert said == "RIDE is first with MGP and from scratch."
+
+
+def test_the_baselines_of_a_panel_are_the_leaderboards_runs_and_name_its_vit_where_it_is_another(tmp_path):
+    store = RunStore(tmp_path)
+    found = rivals.baselines(Panel("digits", {}, (), store))
+    data = load_dataset(SUITES["digits"].main.data)
+    train, test = (part.images.flatten(1).numpy() for part in (data.train, data.evaluation))
+    nearest = KNeighborsClassifier(1).fit(train, data.train.labels).predict(test)
+    own = found[found.arm == "1-NN, pixels"]
+    assert own.seed.tolist() == [0, 1, 2, 3, 4]
+    assert own.accuracy.tolist() == pytest.approx([100 * (nearest == data.evaluation.labels.numpy()).mean()] * 5)
+    assert found.arm.unique().tolist() == ["Nearest class mean", "1-NN, pixels"]
+    photos = rivals.baselines(Panel("photos", {}, (), store))
+    assert photos.arm.unique().tolist() == ["Nearest class mean, ViT nano", "1-NN, pixels"]
+    assert rivals.baselines(Panel("photos_tiny", {}, (), store)).empty
 
 
 def test_without_a_run_there_is_one_sentence(tmp_path, monkeypatch):

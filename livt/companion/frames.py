@@ -120,6 +120,20 @@ def ledger(
     return {key: (overall(rows.verdict.tolist() if len(rows) else []), rows) for key, rows in judged.items()}
 
 
+def kept(measured: pd.DataFrame, *, chance: float) -> str:
+    """Return what BCE from the prior, in the place of BCE, leaves of each claim about it, in points, as HTML.
+
+    Of a claim it is the first contrast, by its label; "" where nothing was run.
+    """
+    found = []
+    for claim in claims():
+        if claim.experiment == "loss_ablation" and EXPLAINING in claim.contrasts[0].controls():
+            row = judge(measured, [claim.contrasts[0].controls()[EXPLAINING]], chance=chance).iloc[0]
+            if row["verdict"] != "not run":
+                found.append(f"{row.name} {row['measured']} ({row['95 % interval']}; {claim.id})")
+    return "; ".join(found)
+
+
 def first_epoch_above(curves: pd.DataFrame, accuracy: float) -> pd.DataFrame:
     """Return the first epoch at which each run's accuracy exceeds ``accuracy`` [%]: a row per loss, a column per seed.
 
@@ -153,6 +167,16 @@ def with_removal(panel: Panel) -> pd.DataFrame:
     """Return a panel's rows, and, per run of a plain loss, "<arm>, removed": its balanced bias taken away at test."""
     removed = results(panel.records, panel.arms, part="posthoc")
     return pd.concat([panel.measured, removed.assign(arm=removed.arm + ", removed")], ignore_index=True)
+
+
+def with_adjusted(panel: Panel) -> pd.DataFrame:
+    """Return a panel's rows, and, per run of the leaderboard's CE, those of its logits adjusted to the priors at test.
+
+    Such a row's arm is that of CE with ", adjusted" behind it, as a method of its own.
+    """
+    ce = {arm: recipe for arm, recipe in panel.arms.items() if arm in ("mgp/ce", "scratch/ce")}
+    adjusted = results(panel.records, ce, part="posthoc") if ce else panel.measured[:0]
+    return pd.concat([panel.measured, adjusted.assign(arm=adjusted.arm + ", adjusted")], ignore_index=True)
 
 
 def verdict_sentence(

@@ -9,7 +9,7 @@ from livt.companion import report
 from livt.companion.chapter import Panel
 from livt.companion.claims import claims
 from livt.companion.contrasts import EXPLAINING, Contrast
-from livt.companion.frames import judge, with_removal
+from livt.companion.frames import judge, kept, with_removal
 from livt.companion.interactive import count_explorer
 from livt.companion.ledger import signed
 from livt.companion.published import LOSS_NAMES
@@ -47,17 +47,18 @@ def seeds_of(panel: Panel) -> int:
 
 
 def box(panel: Panel) -> str:
-    """Return what the runs of one suite say, as HTML: the data, three sentences, and what the book itself found."""
+    """Return what the runs of one suite say, as HTML: the data, four sentences, and what the book itself found."""
     runs = with_removal(panel)
     accuracy = {arm: f"{report.number(runs, arm, 'accuracy')} %" for arm in (*LOSS_NAMES, CONTROL)}
     gain, level = CONTRASTS["Bal-BCE minus BCE"], CONTRASTS["Bal-BCE minus Bal-CE"]
     left = report.number(runs, {f"{CONTROL}, removed": 1, "bal_bce": -1}, "accuracy", signed=True)
-    sentences = (
+    sentences = [
         f"Bal-BCE ends at {accuracy['bal_bce']} test accuracy, BCE at {accuracy['bce']}: {said(panel, gain)}.",
         f"BCE that starts at the prior, as Bal-BCE does, ends at {accuracy[CONTROL]}: Bal-BCE minus that is "
         f"{said(panel, gain.controls()[EXPLAINING])}.",
         f"Bal-CE, the balanced softmax, ends at {accuracy['bal_ce']}: Bal-BCE minus Bal-CE is {said(panel, level)}.",
-    )
+        f"With BCE from the prior, the claims about BCE keep, in points: {kept(runs, chance=panel.chance)}.",
+    ]
     found = "".join(f"<li>{sentence}</li>" for sentence in sentences)
     own = (
         "<strong>Bal-BCE is BCE with another start and a subtraction at test</strong>, "

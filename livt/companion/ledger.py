@@ -12,7 +12,7 @@ from livt.companion import report
 from livt.companion.chapter import Panel
 from livt.companion.claims import claims
 from livt.companion.contrasts import Claim
-from livt.companion.frames import judge, judged_table, ledger, with_limits
+from livt.companion.frames import judge, judged_table, ledger, with_adjusted, with_limits
 from livt.companion.statistics import VERDICTS, learnt_above, overall
 
 # What the ledger needs: the experiments that its claims name, their controls, and the lengths of training.
@@ -54,7 +54,7 @@ class Ruling:
 
 def rulings(panel: Panel) -> dict[str, Ruling]:
     """Return the ruling on each claim, by its id, from the runs of ``EXPERIMENTS`` on one suite."""
-    suite, sizes, rows = panel.suite, panel.suite.sizes, panel.measured
+    suite, sizes, rows = panel.suite, panel.suite.sizes, with_adjusted(panel)
     other = suite.sweep.model != suite.main.model
     experiments = [name for name in EXPERIMENTS if name != "anatomy"]
     judged = ledger(dict.fromkeys(experiments, rows), sizes, chance=panel.chance)

@@ -1,13 +1,14 @@
 """The measured leaderboard: every method in one harness, as tables, comparisons and findings in words."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 
 import pandas as pd
 
 from livt.companion import plots, report
 from livt.companion.chapter import Panel
-from livt.companion.frames import ledger, with_removal
+from livt.companion.frames import ledger, with_adjusted, with_removal
 from livt.companion.ledger import signed
 from livt.companion.methods import FAMILIES, family, title
 from livt.companion.plots.benchmarks import intervals
@@ -15,8 +16,11 @@ from livt.companion.published import published
 from livt.companion.report import change, number
 from livt.companion.statistics import RankCorrelation, estimate, holm, rank_correlation, two_sided
 from livt.config import Recipe
+from livt.lab import leaderboard
 from livt.lab.cost import flops_of, parameters_of
-from livt.lab.find import starts
+from livt.lab.experiments import seeds_of
+from livt.lab.find import find, starts
+from livt.lab.results import results
 
 WAYS = {"mgp": "equal epochs", "equal compute": "equal compute", "scratch": "from scratch"}
 SCORES = {"many": "many", "medium": "medium", "few": "few", "accuracy": "all", "ece": "ECE"}
@@ -29,6 +33,7 @@ COSTS = METHOD | {
     "seconds": ("seconds", True),
 }
 BASES = ("bal_ce", "bal_bce")
+BASELINES = ("nearest_pixels", "class_means")
 LEVEL = 0.05  # of a family of tests, after Holm
 NOT_RUN = "<p>No run of the leaderboard's methods has a record yet.</p>"
 
@@ -66,18 +71,18 @@ def tables(panel: Panel) -> str:
             said = f"{harness(panel)}, {name}: what each costs"
             costs = report.sortable(f"{slug}-costs", said, COSTS, dearest, "compute")
             parts.append(report.folded(f"What each costs, {name}", costs))
-    return "".join(parts) + report.download(panel.measured, f"{panel.name}_leaderboard")
+    return "".join(parts) + report.download(with_adjusted(panel), f"{panel.name}_leaderboard")
 
 
 def table_rows(panel: Panel, way: str) -> list[dict[str, str]]:
     """Return a row for each method in one of the ``WAYS``, best first, as ``report.sortable`` takes them."""
-    measured, classes = panel.measured, len(panel.class_counts)
+    measured, classes = with_adjusted(panel), len(panel.class_counts)
     base = compute(panel.arms["mgp/ce"], classes)
     took = seconds(panel)
     rows = []
     for method in methods(measured, way):
         arm = f"{way}/{method}"
-        own, recipe = measured[measured.arm == arm], panel.arms[arm]
+        own, recipe = measured[measured.arm == arm], panel.arms[arm.removesuffix(", adjusted")]
         size = parameters_of(recipe.last_stage, recipe, classes)
         row = {
             "method": escape(title(method)) + (" (this paper)" if method == "bal_bce" else ""),
@@ -110,6 +115,22 @@ def seconds(panel: Panel) -> dict[str, float]:
     return found
 
 
+def baselines(panel: Panel) -> pd.DataFrame:
+    """Return the rows of what learns no classifier on a panel's images, by title: pixels and class means of CE.
+
+    They are runs of the leaderboard, whose ViT is named where it is not the panel's.
+    """
+    arms = {}
+    for name, recipe in leaderboard.rivals(panel.suite).items():
+        method = name.removeprefix("mgp/")
+        if method in BASELINES:
+            other = recipe.model.size != panel.suite.main.model.size and method != "nearest_pixels"
+            arms[title(method) + f", ViT {recipe.model.size}" * other] = recipe
+    seeds = seeds_of("rivals", panel.name)
+    wanted = [replace(recipe, seed=seed) for recipe in arms.values() for seed in seeds]
+    return results(find(wanted, panel.store).values(), arms)
+
+
 # ---------------------------------------------------------------- who is ahead of whom
 
 
@@ -139,27 +160,28 @@ def gaps(measured: pd.DataFrame, base: str, metric: str = "accuracy", way: str =
 def counted(table: pd.DataFrame, base: str) -> str:
     """Return in words how many methods are told to be ahead of ``base``, and which, and how many behind; as HTML."""
     ahead = [escape(title(method)) for method in table[table.told == 1].method]
-    named = f" ({', '.join(ahead)})" if ahead else ""
+    named = f" ({'; '.join(ahead)})" if ahead else ""
     behind, even = (table.told == -1).sum(), (table.told == 0).sum()
     return f"{len(ahead)} methods are ahead of {title(base)}{named}, {behind} behind, {even} not told apart"
 
 
 def ahead(panel: Panel) -> str:
     """Return the verdict on C11, and the differences to Bal-CE and Bal-BCE as a figure and as a table, as HTML."""
-    found = {f"minus {title(base)}": gaps(panel.measured, base) for base in BASES}
+    measured = with_adjusted(panel)
+    found = {f"minus {title(base)}": gaps(measured, base) for base in BASES}
     said = "; ".join(counted(table, base) for base, table in zip(BASES, found.values(), strict=True))
     caption = (
         f"{report.begun(harness(panel))}, from MGP with equal epochs: accuracy of each method {' and '.join(found)}"
     )
     caption += f" within a seed, mean and 95 % interval. After Holm's correction {said}."
-    names = {f"mgp/{method}": title(method) for method in methods(panel.measured, "mgp")}
+    names = {f"mgp/{method}": title(method) for method in methods(measured, "mgp")}
     alt = f"{caption} A row for each method, best first; what is told apart from zero is filled."
     return verdict(panel) + plots.shown(intervals(found, names), caption, alt) + gap_table(panel)
 
 
 def verdict(panel: Panel) -> str:
     """Return the verdict on C11 as HTML, and in words what the contrasts behind it are."""
-    ruling, judged = ledger({"rivals": panel.measured}, panel.suite.sizes, chance=panel.chance)["C11"]
+    ruling, judged = ledger({"rivals": with_adjusted(panel)}, panel.suite.sizes, chance=panel.chance)["C11"]
     labels = judged.index.str.removeprefix("Bal-BCE minus ").str.removesuffix(", from MGP")
     parts = []
     for kind, words in {
@@ -171,20 +193,21 @@ def verdict(panel: Panel) -> str:
         own = labels[judged.verdict == kind]
         if kind == "not run" and own.empty:
             continue
-        parts.append(f"{words} {len(own)}" + (f" ({escape(', '.join(own))})" if 0 < len(own) <= 12 else ""))
+        parts.append(f"{words} {len(own)}" + (f" ({escape('; '.join(own))})" if 0 < len(own) <= 12 else ""))
     return f"<p><strong>C11: {signed(ruling)}.</strong> Of {len(judged)} rivals Bal-BCE is {'; '.join(parts)}.</p>"
 
 
 def gap_table(panel: Panel) -> str:
     """Return the differences to both bases as an HTML table, a row per method, folded."""
-    found = {base: gaps(panel.measured, base).set_index("method") for base in BASES}
+    measured = with_adjusted(panel)
+    found = {base: gaps(measured, base).set_index("method") for base in BASES}
     rows: dict[str, dict[str, str]] = {}
-    for method in methods(panel.measured, "mgp"):
+    for method in methods(measured, "mgp"):
         row = rows[escape(title(method))] = {}
         for base, table in found.items():
             here = method in table.index
             weights = {f"mgp/{method}": 1, f"mgp/{base}": -1}
-            row[f"minus {title(base)}"] = change(panel.measured, weights) if here else "-"
+            row[f"minus {title(base)}"] = change(measured, weights) if here else "-"
             row[f"p (Holm), {title(base)}"] = _p(table.Holm[method]) if here else "-"
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
     return report.folded("The differences as a table", report.table(frame))
@@ -265,12 +288,13 @@ def best_of_families(measured: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def family_table(panel: Panel) -> str:
     """Return the best method of each family by metric, and which families the first is not told apart from."""
+    measured = with_adjusted(panel)
     rows: dict[str, dict[str, str]] = {}
     said = []
     for metric, name in SCORES.items():
-        best = best_of_families(panel.measured, metric)
+        best = best_of_families(measured, metric)
         for row in best.itertuples():
-            shown = number(panel.measured, f"mgp/{row.method}", metric)
+            shown = number(measured, f"mgp/{row.method}", metric)
             rows.setdefault(row.family, {})[name] = f"{shown} {escape(title(row.method))}"
         if len(best) > 1:
             even = best.family[1:][~best.told[1:].astype(bool)].tolist()
