@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -13,7 +14,8 @@ from livt.companion import rivals
 from livt.companion.chapter import Panel, open_chapter
 from livt.companion.claims import claims
 from livt.companion.frames import ledger
-from livt.companion.methods import ADJUSTED, FAMILIES, OWN, family, title
+from livt.companion.leaderboards import TITLES, leaderboard, published_gains
+from livt.companion.methods import ADJUSTED, FAMILIES, OWN, PRINTED, family, title
 from livt.companion.plots.benchmarks import intervals
 from livt.companion.published import published
 from livt.companion.report import plain
@@ -142,11 +144,17 @@ def test_a_gap_to_what_was_not_run_is_none():
 
 
 def test_gains_are_over_ce_and_only_of_what_has_both():
-    found = rivals.gains(MEASURED).set_index("method")
-    assert sorted(found.index) == ["bal_ce", "crt", "focal"]
-    assert found.published.to_dict() == pytest.approx({"bal_ce": 4.7, "crt": 2.0, "focal": -1.1})
-    assert found.measured.bal_ce == pytest.approx(10.0)
-    assert found.measured.crt == pytest.approx(11.0), "over the seeds that both have"
+    found = rivals.gains(MEASURED)
+    small = found[found.data == "CIFAR-100-LT"].set_index("method")
+    assert small.gain.to_dict() == pytest.approx({"bal_ce": 4.7, "crt": 2.0, "focal": -1.1})
+    assert small.measured.bal_ce == pytest.approx(10.0)
+    assert small.measured.crt == pytest.approx(11.0), "over the seeds that both have"
+    assert found[found.data == "Places-LT"].set_index("method").gain.to_dict() == pytest.approx(
+        {"bal_ce": 38.6 - 30.2, "focal": 34.6 - 30.2}
+    )
+    large = found[found.data == "ImageNet-LT"].set_index("method")
+    assert large.equal.to_dict() == {"ride": False, "bal_ce": True, "crt": True}
+    assert large.network.ride == "ResNeXt-50"
 
 
 def test_published_gains_name_methods_of_the_leaderboard():
@@ -154,6 +162,41 @@ def test_published_gains_name_methods_of_the_leaderboard():
     assert set(table.method) - set(NAMES) == {"mdcs"}
     assert table[table.source.str.contains("BagofTricks")].shape[0] == 9
     assert table.set_index("method").accuracy.ce == 38.3
+    found = published_gains()
+    assert set(found.method) <= set(NAMES)
+    assert not found.duplicated(["data", "method"]).any()
+    assert set(PRINTED) <= {name for key in TITLES for name in leaderboard(key).method}
+    assert found.groupby("data").size().to_dict() == {
+        "CIFAR-100-LT": 9,
+        "ImageNet-LT": 13,
+        "Places-LT": 10,
+        "iNaturalist 2018": 13,
+    }
+
+
+def test_the_orders_of_the_published_tables_among_themselves():
+    small, large = (leaderboard(key).set_index("method").accuracy for key in ("imagenet_lt", "inat18"))
+    both = [name for name in PRINTED if name in small and name in large]
+    found = rivals.between_tables()
+    assert f"{len(both) + 1} methods" in found, "those of one name, and logit adjustment by two"
+    both = [*both, "Logit Adj."]
+    large["Logit Adj."] = large["BS"]
+    expected = stats.kendalltau(small[both], large[both]).statistic
+    assert f"{expected:.2f} (" in found.partition("; ImageNet-LT and iNaturalist 2018")[0].rpartition("of ")[2]
+
+
+def test_the_gains_of_another_network_than_ces_are_marked():
+    wide = pd.concat([MEASURED, frame({"mgp/bcl": 85 + NOISE, "mgp/ncl": 88 + OTHER})])
+    shown = BeautifulSoup(rivals.gain_table(SimpleNamespace(measured=wide)), "html.parser")
+    names = [cell.get_text() for cell in shown.select("thead tr:first-child th")][1:]
+    rows = {
+        row.th.get_text(): dict(zip(names, (cell.get_text() for cell in row.select("td")), strict=True))
+        for row in shown.select("tbody tr")
+    }
+    assert list(rows) == ["RIDE", "cRT", "Bal-CE", "NCL", "BCL", "Focal"], "the largest measured gain first"
+    assert (rows["BCL"]["ImageNet-LT"], rows["BCL"]["iNaturalist 2018"]) == ("+15.6*", "+8.7")
+    assert (rows["NCL"]["ImageNet-LT"], rows["BCL"]["Places-LT"]) == ("+16.1", "-")
+    assert [item.get_text().partition(":")[0] for item in shown.select("li")] == list(dict.fromkeys(names[1:]))
 
 
 def test_the_best_of_each_family_and_whom_it_is_told_apart_from():

@@ -9,7 +9,9 @@ import pandas as pd
 
 from livt.companion import report
 from livt.companion.chapter import Panel
+from livt.companion.methods import PRINTED
 from livt.companion.published import LOSS_NAMES, published
+from livt.lab.leaderboard import NAMES
 from livt.longtail import GROUPS
 
 TITLES = {"imagenet_lt": "ImageNet-LT", "inat18": "iNaturalist 2018", "places_lt": "Places-LT"}
@@ -29,6 +31,23 @@ def leaderboard(key: str) -> pd.DataFrame:
     table["extra data"] = table.backbone.str.extract(r"\((.+) pretrained\)", expand=False).fillna("none")
     table["backbone"] = table.backbone.str.replace(r" \(.*| from.*", "", regex=True)
     return table
+
+
+def published_gains() -> pd.DataFrame:
+    """Return what methods of this book's own leaderboard gained over CE by the published tables, in points.
+
+    Columns: data, method, network, gain, equal (whether CE has the same network there). The data are those of Tables 2
+    to 4, at 224 px, and CIFAR-100-LT.
+    """
+    boards = pd.concat([leaderboard(key).assign(data=name) for key, name in TITLES.items()])
+    boards = boards.assign(method=boards.method.map(PRINTED | {"CE": "ce"}))
+    small = published("cifar100_lt_rivals").assign(data="CIFAR-100-LT", backbone="ResNet-32")
+    rows = pd.concat([boards, small[small.method.isin(NAMES)]], ignore_index=True).dropna(subset="method")
+    ce = rows[rows.method == "ce"].set_index("data")
+    rows["gain"] = rows.accuracy - rows.data.map(ce.accuracy)
+    rows["equal"] = rows.backbone == rows.data.map(ce.backbone)
+    found = rows[rows.method != "ce"].rename(columns={"backbone": "network"})
+    return found[["data", "method", "network", "gain", "equal"]].reset_index(drop=True)
 
 
 def leaderboard_rows(board: pd.DataFrame) -> list[dict[str, str]]:

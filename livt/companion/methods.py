@@ -17,6 +17,28 @@ FAMILIES = {
     "contrastive": ("paco", "bcl"),
     "neighbours": ("class_means", "nearest_feature", "nearest_pixels"),
 }
+# What the paper's Tables 2 to 4 call methods of the leaderboard. Logit adjustment and BS are one loss, and GCL's own
+# paper ends with a balanced head. Not listed: LiVT and MAE, whose pretraining the tables' CE has not.
+PRINTED = {
+    "Focal": "focal",
+    "LDAM": "ldam",
+    "c-RT": "crt",
+    "τ-Norm": "tau_norm",
+    "LWS": "lws",
+    "Causal": "causal",
+    "Logit Adj.": "bal_ce",
+    "BS": "bal_ce",
+    "LADE": "lade",
+    "RIDE(4E)": "ride",
+    "MiSLAS": "mislas",
+    "DisAlign": "disalign",
+    "PaCo": "paco",
+    "TADE": "sade",
+    "LTR-WD": "weight_balancing",
+    "GCL": "gcl, balanced head",
+    "BCL": "bcl",
+    "NCL": "ncl",
+}
 # LiVT's own loss, and that loss with a schedule of weights: no rivals of it.
 OWN = ("bal_bce", "drw_bal_bce")
 

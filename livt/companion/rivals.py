@@ -3,16 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
+from itertools import combinations
 
 import pandas as pd
 
 from livt.companion import plots, report
 from livt.companion.chapter import Panel
 from livt.companion.frames import ledger, with_adjusted, with_removal
+from livt.companion.leaderboards import published_gains
 from livt.companion.ledger import signed
 from livt.companion.methods import FAMILIES, family, title
 from livt.companion.plots.benchmarks import intervals
-from livt.companion.published import published
 from livt.companion.report import change, number
 from livt.companion.statistics import RankCorrelation, estimate, holm, rank_correlation, two_sided
 from livt.config import Recipe
@@ -221,39 +222,54 @@ def _p(value: float) -> str:
 
 
 def gains(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return the gain over CE of each method that has both, in points: published, measured (a mean over seeds)."""
-    table = published("cifar100_lt_rivals").set_index("method")
-    wide = measured.pivot(index="seed", columns="arm", values="accuracy")
-    rows = []
-    for method in table.index.drop("ce"):
-        if {f"mgp/{method}", "mgp/ce"} <= set(wide):
-            own = (wide[f"mgp/{method}"] - wide["mgp/ce"]).mean()
-            gain = table.accuracy[method] - table.accuracy["ce"]
-            rows.append({"method": method, "published": gain, "measured": own, "source": table.source[method]})
-    return pd.DataFrame(rows, columns=["method", "published", "measured", "source"]).dropna()
+    """Return ``published_gains`` of methods measured here, with the mean gain over CE here in ``measured``."""
+    paper, wide = published_gains(), measured.pivot(index="seed", columns="arm", values="accuracy")
+    found = {
+        method: (wide[f"mgp/{method}"] - wide["mgp/ce"]).mean()
+        for method in paper.method.unique()
+        if {f"mgp/{method}", "mgp/ce"} <= set(wide)
+    }
+    return paper.assign(measured=paper.method.map(found)).dropna(subset="measured")
+
+
+def between_tables() -> str:
+    """Return how far the orders of the published gains agree among themselves, as HTML: a scale for those with ours.
+
+    Of the pairs of tables with six methods or more in common.
+    """
+    wide = published_gains().pivot(index="method", columns="data", values="gain")
+    said = []
+    for pair in combinations(published_gains().data.unique(), 2):
+        both = wide[list(pair)].dropna()
+        if len(both) >= 6:
+            r = rank_correlation(*(both[name].tolist() for name in pair))
+            said.append(f"{r.tau:.2f} ({r.low:.2f} to {r.high:.2f}; {' and '.join(pair)}, {r.n} methods)")
+    return f"<p>Among themselves the published orders have a tau of {'; '.join(said)}.</p>"
 
 
 def gain_table(panel: Panel) -> str:
     """Return the published and the measured gains over CE beside each other, and how far their orders agree."""
-    found = gains(panel.measured).sort_values("published", ascending=False)
-    ranks = found[["published", "measured"]].rank(ascending=False).astype(int)
-    rows = {
-        escape(title(row.method)): {
-            "published": f"{row.published:+.1f}",
-            "measured": change(panel.measured, {f"mgp/{row.method}": 1, "mgp/ce": -1}),
-            "ranks": f"{ranks.published[i]}, {ranks.measured[i]}",
-            "from": escape(row.source),
+    found = gains(panel.measured)
+    rows = {}
+    for method in found.drop_duplicates("method").sort_values("measured", ascending=False).method:
+        own = found[found.method == method].set_index("data")
+        rows[escape(title(method))] = {
+            "measured": change(panel.measured, {f"mgp/{method}": 1, "mgp/ce": -1}),
+            **{name: f"{own.gain[name]:+.1f}{'' if own.equal[name] else '*'}" for name in own.index},
         }
-        for i, row in found.iterrows()
-    }
-    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("gain over CE")
-    return report.table(frame) + f"<p>{agreement(rank_correlation(found.published, found.measured))}</p>"
+    columns = ["measured", *found.data.unique()]
+    frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).fillna("-")
+    orders = [
+        f"<li>{name}: {agreement(rank_correlation(own.gain, own.measured))}</li>"
+        for name, own in found.groupby("data", sort=False)
+    ]
+    return report.table(frame.rename_axis("gain over CE")) + f"<ul>{''.join(orders)}</ul>"
 
 
 def agreement(r: RankCorrelation) -> str:
     """Return a rank correlation in words."""
     if r.low != r.low:
-        return f"{r.n} methods have both numbers: too few to compare their orders."
+        return f"methods with both numbers: {r.n}, too few to compare their orders."
     reading = "the orders agree" if r.low > 0 else "the orders disagree" if r.high < 0 else "they may be unrelated"
     interval = f"95 % interval over methods {r.low:.2f} to {r.high:.2f}; p = {_p(r.p)}".replace("= <", "<")
     return f"Kendall's tau of {r.n} methods is {r.tau:.2f} ({interval}): <strong>{reading}</strong>."
