@@ -47,8 +47,8 @@ MATHJAX_REST = ("input/tex/extensions/all-packages.js",)
 CHECKED = "# NBVAL_CHECK_OUTPUT\n"
 # The HTML that a cell with this tag displays stands on a page above the notebooks too, which reads it from this file.
 SHARED = {"ledger-summary": "ledger_summary.html"}
-# What the first page begins with, written by the build itself.
-RESULT_BOX = "result_box.html"
+# What the build itself writes of the first page: what it begins with, and three classes.
+RESULT_BOX, CLASSES = "result_box.html", "three_classes.html"
 
 
 def main() -> int:
@@ -67,10 +67,10 @@ def main() -> int:
         executed = sorted((BOOK / "notebooks").glob("*.ipynb"))
         load, known = reader(store, promoted), list(promoted.values())
         checked, problems = check_notebooks(executed, load, known)
-        box = landing.result_box(open_chapter({"suite": suite}).panels(*landing.EXPERIMENTS))
-        found, wrong = check_html(box, load, known)
-        checked, problems = checked + found, problems + [f"{RESULT_BOX}: {problem}" for problem in wrong]
-        write_atomically(BOOK / "notebooks" / RESULT_BOX, box.encode())
+        for name, html in first_page(suite).items():
+            found, wrong = check_html(html, load, known)
+            checked, problems = checked + found, problems + [f"{name}: {problem}" for problem in wrong]
+            write_atomically(BOOK / "notebooks" / name, html.encode())
     except (BookError, RunError, FloatingPointError, ValueError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -101,6 +101,13 @@ def train(suite: str, store: RunStore) -> None:
     recipes = everything(suite)
     print(f"book: training what {store.root} lacks of {len(recipes)} runs of suite {suite}", flush=True)
     train_all(recipes, store, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def first_page(suite: str) -> dict[str, str]:
+    """Return the HTML that the first page reads, by file."""
+    chapter = open_chapter({"suite": suite})
+    box = landing.result_box(chapter.panels(*landing.EXPERIMENTS))
+    return {RESULT_BOX: box, CLASSES: landing.three_classes(chapter.panels("loss_ablation"))}
 
 
 def run_notebooks(sources: Sequence[Path], folder: Path, suite: str) -> None:

@@ -7,12 +7,15 @@ from itertools import chain
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from livt.companion import plots
-from livt.companion.frames import kept, published_panels, verdict_sentence
+from livt.companion.claims import claims
+from livt.companion.examples import recall_table
+from livt.companion.frames import judge, kept, published_panels
 from livt.companion.published import LOSS_NAMES
 from livt.companion.report import plain
 from livt.config import Recipe
@@ -66,22 +69,51 @@ def bars(suite: str) -> dict[int, list[str]]:
 
 
 def caption(ablations: dict[str, list[Record]]) -> str:
-    """Return what the figure shows and which runs stand behind it, as Markdown."""
-    parts = []
+    """Return what the figure shows, its differences, three classes, and which runs stand behind it, as Markdown."""
+    leading, *_ = ablations
+    runs = ablations[leading]
+    recall = recall_table(SUITES[leading].main.data, np.array(runs[0].result["class_counts"]), runs).map(plain)
+    parts = (
+        "*Measured above, the paper's Table 5 below; a diamond is a seed.* Differences are in points, mean ± standard "
+        "deviation over seeds, with the 95 % interval:",
+        markdown(differences(ablations)),
+        f"Of three classes of {SUITES[leading].title}, with the number of their training images, the losses find, in "
+        "percent of the test images:",
+        markdown(recall),
+        "\n".join(behind(suite, found) for suite, found in ablations.items()),
+        "The chapter on what Bal-BCE really does takes its gain apart. Records: [`book/results/`](book/results).",
+    )
+    return "\n\n".join(parts)
+
+
+def differences(ablations: dict[str, list[Record]]) -> pd.DataFrame:
+    """Return the contrasts of C5 and C6 with their verdicts, a column for the paper and for each suite, as Markdown."""
+    table = {}
     for suite, runs in ablations.items():
-        counts = runs[0].result["class_counts"]
-        devices = dict.fromkeys(run.environment["device"] for run in runs)
-        commits = dict.fromkeys(run.environment["commit"][:10] for run in runs)
-        code = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
-        rows, chance = with_controls(suite, runs), 100 / len(counts)
-        sentence = plain(verdict_sentence(rows, ("C5", "C6"), chance=chance))
-        parts.append(
-            f"On {SUITES[suite].title} ({len(counts)} classes, {max(counts):,} to {min(counts)} training images; "
-            f"{len(runs)} runs, {' and '.join(devices)}, {code}): {sentence}{control(rows, chance)}"
-        )
+        rows, chance = with_controls(suite, runs), 100 / len(runs[0].result["class_counts"])
+        for claim in claims():
+            if claim.id in ("C5", "C6"):
+                for label, row in judge(rows, claim.contrasts, chance=chance).iterrows():
+                    found = f"{plain(row.measured)} ({plain(row['95 % interval'])}): **{row.verdict}**"
+                    table.setdefault(f"{label} ({claim.id})", {"the paper": row.paper})[SUITES[suite].title] = found
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table of text in Markdown."""
+    rows = [[table.index.name, *table.columns], ["---"] * (1 + table.shape[1]), *table.reset_index().to_numpy()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def behind(suite: str, runs: list[Record]) -> str:
+    """Return the data and the runs behind a suite's numbers and what its controls leave, as an item of Markdown."""
+    counts = runs[0].result["class_counts"]
+    devices = dict.fromkeys(run.environment["device"] for run in runs)
+    commits = dict.fromkeys(run.environment["commit"][:10] for run in runs)
+    code = f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
     return (
-        "*Measured above, the paper's Table 5 below; a diamond is a seed. Records: [`book/results/`](book/results).* "
-        f"{' '.join(parts)} The chapter on what Bal-BCE really does takes its gain apart."
+        f"- {SUITES[suite].title}: {len(counts)} classes, {max(counts):,} to {min(counts)} training images; "
+        f"{len(runs)} runs, {' and '.join(devices)}, {code}.{control(with_controls(suite, runs), 100 / len(counts))}"
     )
 
 

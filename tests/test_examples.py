@@ -32,7 +32,7 @@ def test_what_is_said_is_what_the_stored_weights_say(panel, monkeypatch):
     monkeypatch.setattr(examples, "examples", lambda rows: drawn.extend(rows) or real(rows))
     shown = section([panel])
     assert shown.count("<img") == 1
-    assert "Not shown" not in shown
+    assert "not shown" not in shown
     data = load_dataset(panel.suite.main.data)
     assert [example.title.split("\n")[0] for example in drawn] == [str(c) for c in three_classes(data.class_counts)]
     logits = {run.recipe.finetune.loss: stored_logits(run, panel.store)[0] for run in panel.records}
@@ -46,7 +46,8 @@ def test_what_is_said_is_what_the_stored_weights_say(panel, monkeypatch):
 
 def test_the_recall_is_that_of_the_records(panel):
     chosen = three_classes(panel.class_counts)
-    table = examples.recall_table(panel, chosen, class_names(panel.suite.main.data, 10))
+    table = examples.recall_table(panel.suite.main.data, panel.class_counts, panel.records)
+    assert table.columns.tolist() == [f"{label} ({panel.class_counts[label]})" for label in chosen]
     for run in panel.records:
         row = table.loc[LOSS_NAMES[run.recipe.finetune.loss]]
         assert [float(plain(cell)) for cell in row] == [round(run.result["per_class"][label], 1) for label in chosen]
@@ -58,17 +59,20 @@ def test_classes_are_named():
     assert class_names(DataConfig(name="digits"), 10)[3] == "3"
 
 
-def test_a_suite_without_weights_is_told_by_name(panel, tmp_path):
+def test_a_suite_without_weights_has_its_recall_and_says_why_no_images(panel, tmp_path):
     """As of promoted records on a machine that did not train them."""
     empty = RunStore(tmp_path)
     records = find(recipes("loss_ablation", "digits"), empty).values()
     assert {record.id for record in records} <= read_promoted(promoted_folder()).keys()
     other = Panel("digits", arms("loss_ablation", "digits"), tuple(records), empty)
     shown = section([other, panel])
-    assert (
-        "Not shown, as images or weights are not on this machine, or no longer those of the runs: digit pairs" in shown
-    )
-    assert shown.count("<img") == 1
+    assert shown.count("The images are not shown") == shown.count("<img") == 1
+    assert shown.count("Recall of the class") == 2
+
+
+def test_classes_of_images_that_are_not_here_have_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIVT_DATA", str(tmp_path))
+    assert class_names(SUITES["photos_tiny"].main.data, 200)[17] == "class 17"
 
 
 def test_a_loss_without_a_run_is_no_example(panel):

@@ -320,6 +320,7 @@ def test_verdicts_follow_the_runs():
     assert set(judge(untrained, chance=10).verdict) == {"inconclusive"}, "nothing was learnt that could be compared"
     assert set(judge(good, chance=1).verdict) == {"reproduced"}
     assert set(judge(synthetic(), chance=1).verdict) == {"not run"}
+    assert set(judge(good)["size"]) == set(judge(bad)["size"]) == {""}
     assert [">70.0<" in text for text in per_run(good).accuracy][:2] == [True, False]
     assert "Over 3 seeds" in verdict_sentence(good, ("C5", "C6"))
     assert verdict_sentence(bad, ("C5", "C6")).count("**not reproduced**") == 2

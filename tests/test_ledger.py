@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from scipy import stats
 
 from livt.companion.claims import claims
-from livt.companion.frames import judge, ledger
+from livt.companion.frames import judge, ledger, with_limits
 from livt.companion.ledger import CHAPTERS, at_length, beside, contrasts, counted, rulings, signed, summary
 from livt.companion.published import published
 from livt.companion.report import number
@@ -643,6 +643,27 @@ def test_two_rows_of_one_arm_and_seed_are_no_number():
     twice = pd.concat([MEASURED, MEASURED[MEASURED.run == "a-0"].assign(run="another", accuracy=50.0)])
     with pytest.raises(ValueError, match="two runs of one arm and seed"):
         number(twice, "a", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("claim", "values", "size"),
+    [
+        ("C4", [-0.5, 0.0, 0.5], "no effect larger than 2 points"),  # inconclusive, and small for certain
+        ("C4", [-1.3, -1.2, -1.1], "no effect larger than 2 points"),  # not reproduced: it goes the other way, a little
+        ("C4", [-5.0, 0.0, 5.0], ""),  # the seeds differ too much to say
+        ("C4", [-9.1, -9.0, -8.9], ""),
+        ("C4", [0.9, 1.0, 1.1], ""),  # its direction holds: an effect, if a small one
+        ("C9", [-0.1, 0.0, 0.1], ""),  # in shares of training, for which no margin was declared
+    ],
+)
+def test_an_interval_within_the_margin_says_that_there_is_no_effect_larger(claim, values, size):
+    rows = rows_for(CLAIMS[claim], values)
+    judged = judge(rows, CLAIMS[claim].contrasts[:1], chance=CHANCE)
+    assert judged["size"].tolist() == [size]
+    shown_as = with_limits(judged).verdict.iloc[0]
+    assert shown_as == "; ".join(filter(None, (judged.verdict.iloc[0], size)))
+    unlearnt = judge(rows_for(CLAIMS[claim], values, accuracy=CHANCE), CLAIMS[claim].contrasts[:1], chance=99.0)
+    assert unlearnt["size"].tolist() == [""], "what has not learnt shows nothing, also not that there is no effect"
 
 
 def test_the_judged_number_is_the_contrasts():

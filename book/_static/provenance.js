@@ -80,7 +80,8 @@
     box.setAttribute("aria-label", "Runs behind this number");
     document.body.append(box);
     let button = null;
-    box.addEventListener("toggle", (event) => {
+    // "toggle" would come a task later, when the next click may have been read already.
+    box.addEventListener("beforetoggle", (event) => {
       if (event.newState === "closed") button?.setAttribute("aria-expanded", "false");
     });
 

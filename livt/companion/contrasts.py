@@ -55,6 +55,11 @@ class Contrast:
         return UNITS.get(self.metric, "points of accuracy")
 
     @property
+    def in_points(self) -> bool:
+        """Whether its number is in points of accuracy or of ECE, which have one margin."""
+        return self.unit.endswith(("accuracy", "ECE"))
+
+    @property
     def digits(self) -> int:
         """Decimals with which its numbers are shown."""
         return DIGITS.get(self.metric, 1)

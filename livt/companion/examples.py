@@ -24,29 +24,31 @@ from livt.lab.runs import Record
 from livt.lab.stored import data_of, stored_logits
 
 IMAGES = 5  # of each class: the first of the test split
-PLACES = ("most frequent", "middle", "rarest")
 # Of the sets whose folders number the classes (Krizhevsky, 2009).
 NAMES = {"cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]}
 
 
 def section(panels: Sequence[Panel]) -> str:
-    """Return the figure of each suite with a seed of all four losses, as tabs of HTML, and what cannot be shown."""
-    shown, absent = {}, []
-    for panel in panels:
-        runs = one_seed(panel)
-        if not runs:
-            continue
-        try:
-            shown[panel.suite.title] = figure(panel, runs)
-        except (DataError, RunError):
-            absent.append(panel.suite.title)
-    said = "Not shown, as images or weights are not on this machine, or no longer those of the runs"
-    said = f"<p>{said}: {escape(', '.join(absent))}.</p>"
-    return (report.tabs(shown) if shown else "") + (said if absent else "")
+    """Return what ``shown`` has of each suite with a seed of all four losses, as tabs of HTML."""
+    tabs = {panel.suite.title: shown(panel) for panel in panels if one_seed(panel)}
+    return report.tabs(tabs) if tabs else ""
+
+
+def shown(panel: Panel) -> str:
+    """Return the figure of one suite and the recall of its three classes, or that alone, and why, as HTML."""
+    recall = report.table(
+        recall_table(panel.suite.main.data, panel.class_counts, panel.records),
+        "Recall of the class with the most training images, of one in the middle, and of the rarest [%], all seeds",
+    )
+    try:
+        return figure(panel, one_seed(panel)) + recall
+    except (DataError, RunError):
+        why = "The images are not shown: they or the weights are not on this machine, or no longer those of the runs."
+        return f"{recall}<p>{why}</p>"
 
 
 def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
-    """Return the figure of one suite and the recall of its three classes, as HTML. runs: those of a seed by loss.
+    """Return the figure of one suite, as HTML. runs: those of a seed by loss.
 
     Raises DataError where its images are missing, RunError where weights are, or the images have changed.
     """
@@ -59,7 +61,7 @@ def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
     for loss, run in runs.items():
         predicted = stored_logits(run, panel.store)[0].argmax(1).numpy()
         said[LOSS_NAMES[loss]] = [predicted[row] for row in rows]
-    shown = [
+    drawn = [
         Example(
             title=f"{names[label]}\n{panel.class_counts[label]:,} to train on",
             images=sample(data.evaluation, row.tolist()).permute(0, 2, 3, 1).numpy(),
@@ -72,10 +74,9 @@ def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
         f"{report.begun(panel.suite.title)}: the first {IMAGES} test images of the class with the most images to train "
         f"on, of one in the middle and of the rarest, and what each loss says of them (seed {seed}; ✓ is right)."
     )
-    recall = recall_table(panel, chosen, names)
-    found = ", ".join(f"{loss} {report.plain(row.iloc[-1])} %" for loss, row in recall.iterrows())
-    table = report.table(recall, "Recall of these classes [%], all seeds")
-    return plots.shown(examples(shown), escape(caption), f"{caption} Of the rarest class are found: {found}.") + table
+    rarest = recall_table(panel.suite.main.data, panel.class_counts, panel.records).iloc[:, -1]
+    found = ", ".join(f"{loss} {report.plain(cell)} %" for loss, cell in rarest.items())
+    return plots.shown(examples(drawn), escape(caption), f"{caption} Of the rarest class are found: {found}.")
 
 
 def one_seed(panel: Panel) -> dict[str, Record]:
@@ -102,28 +103,35 @@ def three_classes(counts: NDArray[np.int64]) -> list[int]:
 
 
 def class_names(config: DataConfig, classes: int) -> list[str]:
-    """Return the names of the classes of a configuration's images."""
+    """Return the names of the classes of a configuration's images; numbers where these are not on this machine."""
     if config.name in EMBEDDED:
         width = len(str(classes - 1))
         return [f"{label:0{width}d}" for label in range(classes)]
     if config.name in NAMES:
         return NAMES[config.name]
-    names = [str(name) for name in read(config).classes]
+    try:
+        names = [str(name) for name in read(config).classes]
+    except DataError:
+        names = [str(label) for label in range(classes)]
     return [f"class {name}" if name.isdecimal() else name for name in names]
 
 
-def recall_table(panel: Panel, chosen: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
-    """Return the recall of some classes by loss as HTML, mean ± standard deviation over seeds."""
-    runs = pd.DataFrame(
+def recall_table(config: DataConfig, counts: NDArray[np.int64], runs: Sequence[Record]) -> pd.DataFrame:
+    """Return the recall of three classes by loss as HTML, mean ± standard deviation over seeds.
+
+    config, counts: the images and the training images of each class. runs: of the four losses, any number of seeds.
+    """
+    chosen, names = three_classes(counts), class_names(config, len(counts))
+    rows = pd.DataFrame(
         {"arm": run.recipe.finetune.loss, "seed": run.config["seed"], "run": run.id, "part": ""}
         | {f"per_class.{label}": run.result["per_class"][label] for label in chosen}
-        for run in panel.records
+        for run in runs
     )
-    rows = {
+    table = {
         title: {
-            f"{escape(names[label])}, {place}": report.number(runs, loss, f"per_class.{label}")
-            for label, place in zip(chosen, PLACES, strict=True)
+            f"{escape(names[label])} ({counts[label]:,})": report.number(rows, loss, f"per_class.{label}")
+            for label in chosen
         }
         for loss, title in LOSS_NAMES.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("loss")
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("loss (training images)")

@@ -12,7 +12,16 @@ from livt.companion.claims import claims
 from livt.companion.contrasts import EXPLAINING, Contrast
 from livt.companion.published import LOSS_NAMES, published
 from livt.companion.report import number
-from livt.companion.statistics import estimate, holm, learnt_above, overall, p_value, verdict
+from livt.companion.statistics import (
+    MARGIN,
+    estimate,
+    holm,
+    learnt_above,
+    overall,
+    p_value,
+    verdict,
+    within_margin,
+)
 from livt.lab.results import COLUMNS, METRICS, results
 from livt.lab.runs import Record
 from livt.longtail import GROUPS
@@ -48,7 +57,8 @@ def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: floa
     ``chance`` is the accuracy of guessing, percent: a contrast is inconclusive where one of the arms that it compares
     has a mean accuracy at most that of ``learnt_above``. An effect above the upper limit is explained where, with BCE
     from the prior in the place of plain BCE, the mean is at most the largest published number; a frame without that
-    arm explains nothing. ``p``: one-sided, against the floor, and nan for what is not judged.
+    arm explains nothing. ``p``: one-sided, against the floor, and nan for what is not judged. ``size``: that there is
+    no effect larger than ``MARGIN``, where the floor is not passed and the interval shows it; else "".
     """
     rows = {}
     lacking = {contrast.metric for contrast in contrasts} - set(measured)
@@ -73,6 +83,7 @@ def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: floa
             "paper": _range(contrast.published),
             **{name: "none" if limit is None else f"{limit:.1f}" for name, limit in limits.items()},
             "verdict": ruling if judged else "inconclusive",
+            "size": _size(contrast, ruling, values) if judged else "",
             "p": p_value(values, contrast.floor) if judged and len(values) >= 3 else float("nan"),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -81,6 +92,11 @@ def judge(measured: pd.DataFrame, contrasts: Sequence[Contrast], *, chance: floa
 def _learnt(measured: pd.DataFrame, contrast: Contrast, chance: float | None) -> bool:
     accuracy = measured[measured.arm.isin(list(contrast.weights))].groupby("arm").accuracy.mean()
     return chance is None or bool((accuracy > learnt_above(chance)).all())
+
+
+def _size(contrast: Contrast, ruling: str, values: pd.Series) -> str:
+    small = ruling in ("inconclusive", "not reproduced") and contrast.in_points and within_margin(estimate(values))
+    return f"no effect larger than {MARGIN:g} points" if small else ""
 
 
 def _explained(measured: pd.DataFrame, contrast: Contrast, chance: float | None) -> bool:
@@ -214,7 +230,9 @@ def with_limits(judged: pd.DataFrame) -> pd.DataFrame:
 
     Where nothing is published for any of them, there is a floor and nothing else.
     """
-    shown = judged[["verdict", "measured", "95 % interval", "n"]]
+    verdicts = judged.verdict.where(judged["size"] == "", judged.verdict + "; " + judged["size"])
+    shown = judged[["measured", "95 % interval", "n"]]
+    shown.insert(0, "verdict", verdicts)
     if (judged[["paper", "threshold", "upper limit"]] == "none").all(axis=None):
         return shown.assign(floor=judged.floor)
     limits = judged.floor + "; " + judged.threshold + "; " + judged["upper limit"]

@@ -1,11 +1,11 @@
 """The result box of the book's first page: what was found, with its numbers, on which data and how large a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import torch
 
-from livt.companion import report
+from livt.companion import examples, report
 from livt.companion.chapter import Panel
 from livt.companion.claims import claims
 from livt.companion.contrasts import EXPLAINING, Contrast
@@ -29,11 +29,7 @@ def result_box(panels: Sequence[Panel]) -> str:
 
     A suite with fewer than ``ENOUGH`` seeds of a loss or of the control is left out; ValueError where none stays.
     """
-    shown = [panel for panel in panels if not panel.suite.part_of and seeds_of(panel) >= ENOUGH]
-    if not shown:
-        raise ValueError(f"no suite has {ENOUGH} seeds of each loss: the first page has nothing to show")
-    shown.sort(key=lambda panel: panel.name != LEADING)
-    boxes = {panel.suite.title: box(panel) for panel in shown}
+    boxes = {panel.suite.title: box(panel) for panel in leading_first(panels, (*LOSS_NAMES, CONTROL))}
     return (
         '<section class="livt-result" aria-labelledby="livt-result">'
         '<p id="livt-result"><strong>What was found</strong></p>'
@@ -41,9 +37,26 @@ def result_box(panels: Sequence[Panel]) -> str:
     )
 
 
-def seeds_of(panel: Panel) -> int:
-    """Return how many seeds each of the four losses, and BCE from the prior, has at least."""
-    return min(panel.measured[panel.measured.arm == arm].seed.nunique() for arm in (*LOSS_NAMES, CONTROL))
+def three_classes(panels: Sequence[Panel]) -> str:
+    """Return what the four losses find of three classes, of the suite that comes first, as HTML.
+
+    panels: of the loss ablation alone. ValueError where no suite has ``ENOUGH`` seeds.
+    """
+    return examples.shown(leading_first(panels, LOSS_NAMES)[0])
+
+
+def leading_first(panels: Sequence[Panel], arms: Iterable[str]) -> list[Panel]:
+    """Return the suites with ``ENOUGH`` seeds of each of some arms, the leading one first; ValueError for none."""
+    names = list(arms)
+    shown = [panel for panel in panels if not panel.suite.part_of and seeds_of(panel, names) >= ENOUGH]
+    if not shown:
+        raise ValueError(f"no suite has {ENOUGH} seeds of each loss: the first page has nothing to show")
+    return sorted(shown, key=lambda panel: panel.name != LEADING)
+
+
+def seeds_of(panel: Panel, arms: Sequence[str]) -> int:
+    """Return how many seeds each of some arms has at least."""
+    return min(panel.measured[panel.measured.arm == arm].seed.nunique() for arm in arms)
 
 
 def box(panel: Panel) -> str:

@@ -194,7 +194,9 @@ def contrasts(ruling: Ruling) -> str:
     rows = []
     for name, judged in ({"": ruling.judged} | dict(ruling.controls)).items():
         for label, row in with_limits(judged).iterrows():
-            cells = {"verdict": signed(row["verdict"]), **row.drop("verdict").astype(str)}
+            ruled, _, size = row["verdict"].partition("; ")
+            said = signed(ruled) + (f"; {size}" if size else "")
+            cells = {"verdict": said, **row.drop("verdict").astype(str)}
             adjusted = judged.loc[str(label)].get("Holm", float("nan"))
             cells["p (Holm)"] = "-" if isnan(adjusted) else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
             rows.append((f"{escape(str(label))}{f'; <em>{escape(name)}</em>' if name else ''}", cells))

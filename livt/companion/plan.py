@@ -10,15 +10,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from livt.companion.statistics import Estimate
 from livt.config import Recipe
 from livt.lab import experiments
 from livt.lab.find import find, starts
 from livt.lab.promoted import promoted_folder, read_promoted
 from livt.lab.runs import Record, RunStore
 from livt.lab.suites import SUITES
-
-MARGIN = 2.0  # points: an interval within so many of zero shows that there is no effect larger than that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +51,6 @@ PLAN = (
     # Added later, before the first of its runs: the rule of C11 is older.
     Planned(suite="photos", experiment="rivals", claims=("C11",), hours=4.1),
 )
-
-
-def within_margin(e: Estimate) -> bool:
-    """Return whether the 95 % interval shows that there is no effect larger than ``MARGIN``."""
-    return e.n >= 3 and max(-e.low, e.high) < MARGIN
 
 
 def state(store: RunStore) -> pd.DataFrame:

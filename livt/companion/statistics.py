@@ -19,6 +19,10 @@ VERDICTS = (
     "not run",
 )
 
+# Points of accuracy or ECE, declared before the first run on photographs: an interval within so many of zero shows that
+# there is no effect larger than that.
+MARGIN = 2.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -51,6 +55,15 @@ def sign(e: Estimate) -> int:
     (1, 0)
     """
     return 0 if e.n < 3 else int(e.low > 0) - int(e.high < 0)
+
+
+def within_margin(e: Estimate) -> bool:
+    """Return whether the 95 % interval shows that there is no effect larger than ``MARGIN``; of three seeds or more.
+
+    >>> within_margin(estimate([-0.5, 0.0, 0.5])), within_margin(estimate([-5.0, 0.0, 5.0]))
+    (True, False)
+    """
+    return e.n >= 3 and bool(max(-e.low, e.high) < MARGIN)
 
 
 def learnt_above(chance: float) -> float:
