@@ -32,8 +32,8 @@ STEPS = {"uniform": "start at 1/C", "prior": "start at the prior", "removed": "p
 STEP_COLOURS, STEP_HATCHES = ("#999999", "#009E73", "#CC79A7"), ("", "\\\\\\", "++")
 GROUPS = {"accuracy": "all", "few": "few-shot", "medium": "medium-shot"}
 # Inches: two figures stand side by side in the column of a page, and one is as wide as a phone.
-HALF, TALL = 3.4, 5.8
-DRAWN = ("photos", "digits")  # the suites that are drawn, in this order
+HALF, TALL = 3.4, 6.6
+DRAWN = ("photos", "photos_tiny", "digits")  # the suites that are drawn, in this order
 
 
 def promoted_runs(experiment: str = "loss_ablation", suite: str = "digits") -> list[Record]:
@@ -74,8 +74,8 @@ def caption(ablations: dict[str, list[Record]]) -> str:
     runs = ablations[leading]
     recall = recall_table(SUITES[leading].main.data, np.array(runs[0].result["class_counts"]), runs).map(plain)
     parts = (
-        "*Measured above, the paper's Table 5 below; a diamond is a seed.* Differences are in points, mean ± standard "
-        "deviation over seeds, with the 95 % interval:",
+        "*Measured here, and in the paper's Table 5; a diamond is a seed, and each panel has its own scale.* "
+        "Differences are in points, mean ± standard deviation over seeds, with the 95 % interval:",
         markdown(differences(ablations)),
         f"Of three classes of {SUITES[leading].title}, with the number of their training images, the losses find, in "
         "percent of the test images:",
@@ -147,7 +147,7 @@ def losses(ablations: dict[str, list[Record]]) -> Figure:
     figure, axes = plt.subplots(len(panels), 1, figsize=(HALF, TALL), layout="constrained")
     for axis, (title, frame) in zip(axes, panels.items(), strict=True):
         _bars(axis, frame)
-        axis.set(title=title, ylim=(0, 103), ylabel="accuracy [%]")
+        axis.set(title=title, ylabel="accuracy [%]")
     axes[-1].set_xlabel("test classes")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -176,6 +176,7 @@ def _bars(axis: Axes, frame: pd.DataFrame) -> None:
             bar = {"color": plots.COLOURS[loss], "hatch": plots.HATCHES[loss], "edgecolor": "0.25"}
             axis.bar(x, rows[metric].mean(), 0.19, label=name if j == 0 else None, **bar)
             axis.plot([x] * len(rows), rows[metric], "D", color="0.1", markersize=3.5 if len(rows) > 1 else 0)
+    plots.percent(axis, frame[metrics].max(axis=None))
     axis.set_xticks([0, 1], [GROUPS[metric] for metric in metrics])
     axis.grid(axis="x", visible=False)
 
@@ -207,7 +208,7 @@ def save(figure: Figure, name: str, runs: Iterable[Record]) -> None:
 def main() -> int:
     plots.use_style()
     ablations, anatomies = shown(), taken_apart()
-    panels = published_panels(["ViT-Tiny", "ViT-Base"])
+    panels = published_panels(["ViT-Base"])
     measured = {f"measured, {SUITES[suite].title}": results(runs) for suite, runs in ablations.items()}
     save(plots.loss_ablation(measured | panels), "loss_ablation.svg", chain(*ablations.values()))
     save(losses(ablations), "losses.svg", chain(*ablations.values()))

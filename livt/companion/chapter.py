@@ -26,6 +26,12 @@ from livt.lab.suites import RENAMED, SUITES, Suite
 from livt.lab.train import train_all
 
 UNSHOWN = ("smoke",)  # suites that learn nothing: shown only where they are what was asked for
+PHOTOGRAPHS = ("photos", "photos_tiny", "photos_10")  # what the first page and the ledger lead with
+
+
+def photographs_first(panels: Iterable["Panel"]) -> list["Panel"]:
+    """Return panels in their order, but those of photographs before all others."""
+    return sorted(panels, key=lambda panel: (*PHOTOGRAPHS, panel.name).index(panel.name))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Test images of a frequent, a middling and a rare class, and what each loss says of them.
 
-Images are shown where they are, beside the weights of the runs; a page without them says so.
+Images are shown where they are, beside the weights of the runs, or what these said, kept with the promoted records; a
+page without them says so.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +23,9 @@ from livt.data.images import DataError
 from livt.data.readers import read
 from livt.data.sets import EMBEDDED
 from livt.lab.failures import RunError
-from livt.lab.runs import Record
+from livt.lab.files import write_atomically
+from livt.lab.promoted import promoted_folder
+from livt.lab.runs import Record, RunStore
 from livt.lab.stored import data_of, stored_logits
 
 IMAGES = 5  # of each class: the first of the test split
@@ -30,7 +35,7 @@ NAMES = {"cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "fr
 
 def section(panels: Sequence[Panel]) -> str:
     """Return what ``shown`` has of each suite with a seed of all four losses, as tabs of HTML."""
-    tabs = {panel.suite.title: shown(panel) for panel in panels if one_seed(panel)}
+    tabs = {panel.suite.title: shown(panel) for panel in panels if by_seed(panel)}
     return report.tabs(tabs) if tabs else ""
 
 
@@ -40,11 +45,13 @@ def shown(panel: Panel) -> str:
         recall_table(panel.suite.main.data, panel.class_counts, panel.records),
         "Recall of the class with the most training images, of one in the middle, and of the rarest [%], all seeds",
     )
-    try:
-        return figure(panel, one_seed(panel)) + recall
-    except (DataError, RunError):
-        why = "The images are not shown: they or the weights are not on this machine, or no longer those of the runs."
-        return f"{recall}<p>{why}</p>"
+    for runs in by_seed(panel):
+        try:
+            return figure(panel, runs) + recall
+        except (DataError, RunError):
+            continue
+    why = "Test images stand here where the build has the images, and the weights of these runs or what they said."
+    return f"{recall}<p>{why}</p>"
 
 
 def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
@@ -52,22 +59,19 @@ def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
 
     Raises DataError where its images are missing, RunError where weights are, or the images have changed.
     """
-    data = data_of(next(iter(runs.values())))
     chosen = three_classes(panel.class_counts)
+    said = {LOSS_NAMES[loss]: predicted(run, panel.store, chosen) for loss, run in runs.items()}
+    data = data_of(next(iter(runs.values())))
     names = class_names(panel.suite.main.data, data.num_classes)
     labels = data.evaluation.labels.numpy()
     rows = [np.flatnonzero(labels == label)[:IMAGES] for label in chosen]
-    said = {}
-    for loss, run in runs.items():
-        predicted = stored_logits(run, panel.store)[0].argmax(1).numpy()
-        said[LOSS_NAMES[loss]] = [predicted[row] for row in rows]
     drawn = [
         Example(
             title=f"{names[label]}\n{panel.class_counts[label]:,} to train on",
             images=sample(data.evaluation, row.tolist()).permute(0, 2, 3, 1).numpy(),
-            said={loss: [(names[p], bool(p == label)) for p in found[i]] for loss, found in said.items()},
+            said={loss: [(names[p], p == label) for p in of[label][:IMAGES]] for loss, of in said.items()},
         )
-        for i, (label, row) in enumerate(zip(chosen, rows, strict=True))
+        for label, row in zip(chosen, rows, strict=True)
     ]
     seed = next(iter(runs.values())).config["seed"]
     caption = (
@@ -79,15 +83,44 @@ def figure(panel: Panel, runs: Mapping[str, Record]) -> str:
     return plots.shown(examples(drawn), escape(caption), f"{caption} Of the rarest class are found: {found}.")
 
 
-def one_seed(panel: Panel) -> dict[str, Record]:
-    """Return the run of each loss with the first seed that all have; nothing where none has all."""
+def predicted(run: Record, store: RunStore, classes: Sequence[int]) -> dict[int, list[int]]:
+    """Return what a run says of each test image of some classes, by class, in the order of the split.
+
+    From its weights, else as kept with its promoted record. Raises RunError where there is neither.
+    """
+    try:
+        logits, labels = stored_logits(run, store)
+    except RunError:
+        path = kept(run)
+        if not path.is_file():
+            raise
+        said = json.loads(path.read_text())
+        return {label: said[str(label)] for label in classes}
+    return {label: logits.argmax(1)[labels == label].tolist() for label in classes}
+
+
+def keep(run: Record, store: RunStore, classes: Sequence[int]) -> Path:
+    """Write what a run of the store says of the test images of some classes beside the promoted records; return where.
+
+    Raises DataError where the images are missing, RunError where the weights are.
+    """
+    text = json.dumps({str(label): said for label, said in predicted(run, store, classes).items()})
+    kept(run).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept(run), f"{text}\n".encode())
+    return kept(run)
+
+
+def kept(run: Record) -> Path:
+    """Return the file of ``keep``."""
+    return promoted_folder() / "predictions" / f"{run.id}.json"
+
+
+def by_seed(panel: Panel) -> list[dict[str, Record]]:
+    """Return the runs of the four losses by loss, of each seed that all have, smallest first."""
     runs: dict[int, dict[str, Record]] = {}
     for run in panel.records:
         runs.setdefault(run.config["seed"], {})[run.recipe.finetune.loss] = run
-    for seed in sorted(runs):
-        if set(LOSS_NAMES) <= set(runs[seed]):
-            return {loss: runs[seed][loss] for loss in LOSS_NAMES}
-    return {}
+    return [{loss: runs[s][loss] for loss in LOSS_NAMES} for s in sorted(runs) if set(LOSS_NAMES) <= set(runs[s])]
 
 
 def three_classes(counts: NDArray[np.int64]) -> list[int]:

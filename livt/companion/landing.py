@@ -6,7 +6,7 @@ from html import escape
 import torch
 
 from livt.companion import examples, report
-from livt.companion.chapter import Panel
+from livt.companion.chapter import Panel, photographs_first
 from livt.companion.claims import claims
 from livt.companion.contrasts import EXPLAINING, Contrast
 from livt.companion.frames import judge, kept, with_removal
@@ -17,8 +17,6 @@ from livt.finetune import create_classifier
 
 # What the box needs of each suite.
 EXPERIMENTS = ("loss_ablation", "controls")
-# The suite that comes first where it has enough runs.
-LEADING = "photos"
 ENOUGH = 3  # seeds of each loss: fewer have no interval worth a first page
 CONTROL = "bce, prior start"
 CONTRASTS = {contrast.label: contrast for claim in claims() for contrast in claim.contrasts}
@@ -29,7 +27,7 @@ def result_box(panels: Sequence[Panel]) -> str:
 
     A suite with fewer than ``ENOUGH`` seeds of a loss or of the control is left out; ValueError where none stays.
     """
-    boxes = {panel.suite.title: box(panel) for panel in leading_first(panels, (*LOSS_NAMES, CONTROL))}
+    boxes = {panel.suite.title: box(panel) for panel in with_enough(panels, (*LOSS_NAMES, CONTROL))}
     return (
         '<section class="livt-result" aria-labelledby="livt-result">'
         '<p id="livt-result"><strong>What was found</strong></p>'
@@ -42,16 +40,16 @@ def three_classes(panels: Sequence[Panel]) -> str:
 
     panels: of the loss ablation alone. ValueError where no suite has ``ENOUGH`` seeds.
     """
-    return examples.shown(leading_first(panels, LOSS_NAMES)[0])
+    return examples.shown(with_enough(panels, LOSS_NAMES)[0])
 
 
-def leading_first(panels: Sequence[Panel], arms: Iterable[str]) -> list[Panel]:
-    """Return the suites with ``ENOUGH`` seeds of each of some arms, the leading one first; ValueError for none."""
+def with_enough(panels: Sequence[Panel], arms: Iterable[str]) -> list[Panel]:
+    """Return the suites with ``ENOUGH`` seeds of each of some arms, photographs before others; ValueError for none."""
     names = list(arms)
-    shown = [panel for panel in panels if not panel.suite.part_of and seeds_of(panel, names) >= ENOUGH]
+    shown = [panel for panel in panels if seeds_of(panel, names) >= ENOUGH]
     if not shown:
         raise ValueError(f"no suite has {ENOUGH} seeds of each loss: the first page has nothing to show")
-    return sorted(shown, key=lambda panel: panel.name != LEADING)
+    return photographs_first(shown)
 
 
 def seeds_of(panel: Panel, arms: Sequence[str]) -> int:

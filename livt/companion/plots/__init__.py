@@ -83,13 +83,18 @@ def grid(panels: int, height: float = 2.6, **options: Any) -> tuple[Figure, list
     return figure, list(axes.flat[:panels])
 
 
+def percent(axis: Axes, largest: float) -> None:
+    """Let an axis of accuracies begin at zero and end above the largest [%], at a ten: sets of images differ widely."""
+    axis.set_ylim(0, 1.03 * min(100, 10 * ceil(largest / 10)))
+
+
 def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw accuracy by loss and shot group: the mean a bar, each seed a dot, one panel per title.
 
     panels: frames with columns loss, accuracy, many, medium, few, and, where measured, seed. A group without a class
-    says so: no bar looks like an accuracy of zero.
+    says so: no bar looks like an accuracy of zero. Each panel has its own scale.
     """
-    figure, axes = grid(len(panels), sharey=True)
+    figure, axes = grid(len(panels))
     for axis, (title, frame) in zip(axes, panels.items(), strict=True):
         tidy = frame.melt("loss", list(METRIC_NAMES), "group", "accuracy [%]").replace({"group": METRIC_NAMES})
         shared = {"x": "group", "y": "accuracy [%]", "hue": "loss", "hue_order": list(COLOURS), "ax": axis}
@@ -102,8 +107,9 @@ def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
             sns.stripplot(tidy, **shared, palette=black, dodge=True, jitter=False, size=3, legend=False, marker="D")
         for place, metric in enumerate(METRIC_NAMES):
             if frame[metric].isna().all():
-                axis.text(place, 3, "no class", ha="center")
-        axis.set(title=title, xlabel="", ylim=(0, 103))
+                axis.text(place, 0.03, "no class", ha="center", transform=axis.get_xaxis_transform())
+        axis.set(title=title, xlabel="")
+        percent(axis, frame[list(METRIC_NAMES)].max(axis=None))
     for axis in axes:
         axis.set_xlabel("classes by training images")
     marks = [Patch(facecolor=COLOURS[loss], edgecolor="0.2", hatch=HATCHES[loss]) for loss in COLOURS]
@@ -114,9 +120,9 @@ def loss_ablation(panels: Mapping[str, pd.DataFrame]) -> Figure:
 def convergence(panels: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
     """Draw accuracy against epoch for each loss, a line per seed; one panel per title.
 
-    panels: a row per run and epoch, and the accuracy of guessing, percent.
+    panels: a row per run and epoch, and the accuracy of guessing, percent. Each panel has its own scale.
     """
-    figure, axes = grid(len(panels), sharey=True)
+    figure, axes = grid(len(panels))
     for axis, (title, (curves, chance)) in zip(axes, panels.items(), strict=True):
         for (loss, _), one in curves.groupby(["loss", "seed"]):
             axis.plot(one.epoch, one.accuracy, color=COLOURS[loss], linestyle=DASHES[loss], linewidth=1.5)
@@ -124,7 +130,8 @@ def convergence(panels: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
         axis.annotate(
             "chance", (curves.epoch.max(), chance), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=9
         )
-        axis.set(title=title, xlabel="epoch of fine-tuning", ylabel="test accuracy [%]", ylim=(0, 102))
+        axis.set(title=title, xlabel="epoch of fine-tuning", ylabel="test accuracy [%]")
+        percent(axis, curves.accuracy.max())
     lines = [Line2D([], [], color=COLOURS[loss], linestyle=DASHES[loss], linewidth=1.5) for loss in COLOURS]
     figure.legend(lines, [LOSS_NAMES[loss] for loss in COLOURS], loc="outside lower center", ncols=len(COLOURS))
     return figure
