@@ -130,9 +130,9 @@ def photos(imbalance_factor: float = 100) -> Recipe:
       epochs in prospect it had 28.7 after 18.
     - after 40 epochs of MGP, 8 epochs at batch 32: 35.8.
 
-    Batches of 32 in fine-tuning were taken, and 12 epochs. Later, changing no setting, a ViT of half the parameters from
-    scratch with the compute of both stages, 36 epochs: 35.0 as here, 35.1 without layer decay, and with that 34.8 at
-    half the rate, 35.0 at twice the rate, 34.2 with mixup of 0.2.
+    Batches of 32 in fine-tuning were taken, and 12 epochs. Later, changing no setting, a ViT of half the parameters
+    from scratch with the compute of both stages, 36 epochs: 35.0 as here, 35.1 without layer decay, and with that
+    34.8 at half the rate, 35.0 at twice the rate, 34.2 with mixup of 0.2.
     """
     return Recipe(
         data=DataConfig(name="cifar10", max_count=5000, imbalance_factor=imbalance_factor),
