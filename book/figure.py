@@ -201,8 +201,7 @@ def _steps(axis: Axes, suite: str, plain: pd.DataFrame, posthoc: pd.DataFrame) -
 
 
 def save(figure: Figure, name: str, runs: Iterable[Record]) -> None:
-    plt.rcParams["svg.hashsalt"] = "livt"
-    figure.savefig(BOOK / "_static" / name, metadata={"Date": None, "Description": fingerprint(runs)})
+    (BOOK / "_static" / name).write_bytes(plots.svg(figure, outlines=True, description=fingerprint(runs)))
 
 
 def main() -> int:

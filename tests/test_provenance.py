@@ -1,6 +1,5 @@
 """The pages of provenance: every run is there once, with what made it; the ledger's summary says what it is given."""
 
-import io
 from base64 import b64decode
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from livt.companion import provenance
+from livt.companion import provenance, report
 from livt.companion.report import download, number
 from livt.config import with_overrides
 from livt.lab import experiments
@@ -151,10 +150,14 @@ def test_a_sparkline_runs_from_zero_to_its_top():
     assert soup(provenance.sparkline([0.0], "one epoch", top=0.0)).polyline["points"] == f"0,{height}"
 
 
-def test_downloads_give_the_frames_back(trained, arms):
-    for frame in (provenance.runs_frame(trained, arms, MAIN), provenance.curves_frame(trained)):
-        data = soup(download(frame, "runs")).a["href"].partition("base64,")[2]
-        back = pd.read_csv(io.BytesIO(b64decode(data)))
+def test_downloads_give_the_frames_back(trained, arms, tmp_path):
+    curves = provenance.curves_frame(trained)
+    many = pd.concat([curves] * (1 + report.LARGE // len(curves.to_csv(index=False))))
+    for frame in (provenance.runs_frame(trained, arms, MAIN), curves, many):
+        link = soup(download(frame, "runs")).a
+        (tmp_path / link["download"]).write_bytes(b64decode(link["href"].partition("base64,")[2]))
+        back = pd.read_csv(tmp_path / link["download"])
+        assert link["download"] == ("runs.csv.gz" if frame is many else "runs.csv")
         assert back.run.tolist() == frame.run.tolist()
         assert back.columns.tolist() == frame.columns.tolist()
 

@@ -1,6 +1,7 @@
 """Numbers and tables as HTML: each number names the runs behind it."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from livt.companion.statistics import estimate
 from livt.losses import LOSSES
 
 Show = Literal["mean", "spread", "interval"]
+LARGE = 200_000  # bytes of a table, above which a page holds it compressed
 
 
 def in_seeds(count: int) -> str:
@@ -137,10 +139,16 @@ def table(
 
 
 def download(frame: pd.DataFrame, name: str) -> str:
-    """Return a link, as HTML, that downloads the frame as ``<name>.csv``; the page itself holds the data."""
-    content = base64.b64encode(frame.to_csv(index=False).encode()).decode()
-    link = f'<a class="livt-download" download="{name}.csv" href="data:text/csv;base64,{content}">'
-    return f'<p class="livt-download">{link}Download {name}.csv</a> ({len(frame)} rows)</p>'
+    """Return a link, as HTML, that downloads the frame as ``<name>.csv``; the page itself holds the data.
+
+    What is larger than ``LARGE`` is compressed, as ``<name>.csv.gz``, which pandas and R read as it is.
+    """
+    content, file, kind = frame.to_csv(index=False).encode(), f"{name}.csv", "text/csv"
+    if len(content) > LARGE:
+        content, file, kind = gzip.compress(content, mtime=0), f"{file}.gz", "application/gzip"
+    held = base64.b64encode(content).decode()
+    link = f'<a class="livt-download" download="{file}" href="data:{kind};base64,{held}">'
+    return f'<p class="livt-download">{link}Download {file}</a> ({len(frame)} rows)</p>'
 
 
 def sortable(

@@ -62,13 +62,18 @@ def static_image(figure: Figure, alt: str) -> str:
     """Close ``figure`` and return it as an ``<img>`` that needs no file. ``alt`` says what it shows."""
     if len(alt.strip()) < 20:
         raise ValueError(f"alt must describe the figure in a sentence, not {alt!r}")
+    image = b64encode(svg(figure))
+    return f'<img src="data:image/svg+xml;base64,{image.decode()}" alt="{escape(alt.strip())}">'
+
+
+def svg(figure: Figure, *, outlines: bool = False, description: str | None = None) -> bytes:
+    """Close ``figure`` and return it as SVG: the same figure is the same text. outlines: of letters, for any font."""
     buffer = io.BytesIO()
-    with plt.rc_context({"svg.hashsalt": "livt", "svg.fonttype": "none"}):  # the same figure is the same text
-        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    with plt.rc_context({"svg.hashsalt": "livt", "svg.fonttype": "path" if outlines else "none"}):
+        about = {"Date": None, "Description": description}
+        figure.savefig(buffer, format="svg", facecolor="white", metadata=about)
     plt.close(figure)
-    # Four digits are a hundredth of a pixel.
-    svg = re.sub(rb"(\d+\.\d\d)\d+", rb"\1", buffer.getvalue())
-    return f'<img src="data:image/svg+xml;base64,{b64encode(svg).decode()}" alt="{escape(alt.strip())}">'
+    return re.sub(rb"(\d+\.\d\d)\d+", rb"\1", buffer.getvalue())  # to a hundredth of a point
 
 
 def grid(panels: int, height: float = 2.6, **options: Any) -> tuple[Figure, list[Axes]]:
