@@ -152,7 +152,7 @@ def test_a_sparkline_runs_from_zero_to_its_top():
 
 def test_downloads_give_the_frames_back(trained, arms, tmp_path):
     curves = provenance.curves_frame(trained)
-    many = pd.concat([curves] * (1 + report.LARGE // len(curves.to_csv(index=False))))
+    many = pd.concat([curves] * (1 + report.LARGE // len(curves.to_csv(index=False, header=False))))
     for frame in (provenance.runs_frame(trained, arms, MAIN), curves, many):
         link = soup(download(frame, "runs")).a
         (tmp_path / link["download"]).write_bytes(b64decode(link["href"].partition("base64,")[2]))
