@@ -1,10 +1,10 @@
 """The HTML of the interactive figures: well-formed, small, with the data of livt. tests/browser runs their script."""
 
-import base64
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
@@ -212,13 +212,13 @@ def test_marks_say_what_was_verified():
 
 def test_the_static_image_is_an_svg_of_the_figure():
     figure, axis = plt.subplots()
-    axis.set_title("here")
+    axis.set_title("Tom & Jerry's 50 % #1 ≤ 2")
     html = interactive.static_image(figure, 'A "quoted" picture of an empty axis.')
     (image,) = Outline(html).images
     assert image["alt"] == 'A "quoted" picture of an empty axis.'
     assert not plt.fignum_exists(figure.number)
-    svg = base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,"))
-    assert "here" in "".join(ElementTree.fromstring(svg).itertext())
+    svg = unquote(image["src"].removeprefix("data:image/svg+xml,"))
+    assert "Tom & Jerry's 50 % #1 ≤ 2" in "".join(ElementTree.fromstring(svg).itertext())
 
 
 def test_the_style_sheet_has_the_colours_of_the_plots():
