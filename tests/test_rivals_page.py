@@ -135,7 +135,17 @@ def test_gaps_are_paired_by_seed_and_corrected_over_methods():
     assert table.Holm.bal_bce == pytest.approx(p["bal_bce"])
     assert table.told.to_dict() == {"ride": 1, "crt": 0, "bal_bce": 0, "ce": -1, "focal": -1}
     said = rivals.counted(table.reset_index(), "bal_ce")
-    assert said == "1 methods are ahead of Bal-CE (RIDE), 2 behind, 2 not told apart"
+    assert said == "1 is ahead of Bal-CE (RIDE), 2 behind, 2 not told apart"
+
+
+def test_at_equal_compute_the_bases_are_those_of_equal_epochs():
+    """They cost what CE does, so that they have no other run."""
+    dearer = frame({"equal compute/ride": 89 + OTHER, "equal compute/crt": 90 + NOISE[::-1]})
+    table = rivals.gaps(pd.concat([MEASURED, dearer]), "bal_ce", way="equal compute").set_index("method")
+    assert table["mean"].to_dict() == pytest.approx({"crt": 0.0, "ride": -1.0})
+    assert table.p.ride == pytest.approx(stats.ttest_1samp(-1 + OTHER - NOISE, 0).pvalue)
+    said = rivals.counted(table.reset_index(), "bal_ce")
+    assert said == "none is ahead of Bal-CE, 1 behind, 1 not told apart"
 
 
 def test_a_gap_to_what_was_not_run_is_none():

@@ -304,7 +304,7 @@ def test_the_page_shows_default_and_searched_with_their_difference(store, file, 
     panel = Panel("smoke", every, tuple(find(dict.fromkeys(wanted), run).values()), run)
     text = page.before_and_after(panel, page.validation("smoke", store))
     assert "3 of 5 keep their default. Before and after" in text
-    assert "2 methods are ahead of Bal-BCE (cRT; Focal), 2 behind, 0 not told apart" in text
+    assert "2 are ahead of Bal-BCE (cRT; Focal), 2 behind, 0 not told apart" in text
     assert "cRT minus Bal-BCE: +13.0 (+13.0 to +13.0) points of test accuracy." in plain(text)
     changed = [record for record in panel.records if record.recipe.finetune.loss == "focal"]
     less = tuple(

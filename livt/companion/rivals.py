@@ -138,13 +138,15 @@ def baselines(panel: Panel) -> pd.DataFrame:
 def gaps(measured: pd.DataFrame, base: str, metric: str = "accuracy", way: str = "mgp") -> pd.DataFrame:
     """Return each method minus ``base`` within a seed, best method first, with Holm's method over the methods.
 
+    At equal compute there are only those that cost more than CE; the bases, which do not, are those of equal epochs.
+
     Columns: method, arm, n, mean, low, high (95 % Student interval, points), p (two-sided), Holm, and told: 1 ahead of
     the base, -1 behind it, 0 where they are not told apart, or n is below three.
     """
     wide = measured.pivot(index="seed", columns="arm", values=metric)
     rows = []
     for method in methods(measured, way):
-        arm, other = f"{way}/{method}", f"{way}/{base}"
+        arm, other = f"{way}/{method}", _base(way, base)
         if method == base or other not in wide:
             continue
         values = (wide[arm] - wide[other]).dropna()
@@ -163,7 +165,8 @@ def counted(table: pd.DataFrame, base: str) -> str:
     ahead = [escape(title(method)) for method in table[table.told == 1].method]
     named = f" ({'; '.join(ahead)})" if ahead else ""
     behind, even = (table.told == -1).sum(), (table.told == 0).sum()
-    return f"{len(ahead)} methods are ahead of {title(base)}{named}, {behind} behind, {even} not told apart"
+    first = f"{len(ahead) or 'none'} {'are' if len(ahead) > 1 else 'is'} ahead of {title(base)}{named}"
+    return f"{first}, {behind} behind, {even} not told apart"
 
 
 def ahead(panel: Panel) -> str:
@@ -177,7 +180,18 @@ def ahead(panel: Panel) -> str:
     caption += f" within a seed, mean and 95 % interval. After Holm's correction {said}."
     names = {f"mgp/{method}": title(method) for method in methods(measured, "mgp")}
     alt = f"{caption} A row for each method, best first; what is told apart from zero is filled."
-    return verdict(panel) + plots.shown(intervals(found, names), caption, alt) + gap_table(panel)
+    figure = plots.shown(intervals(found, names), caption, alt)
+    return verdict(panel) + figure + gap_table(panel) + with_fewer_epochs(panel)
+
+
+def with_fewer_epochs(panel: Panel) -> str:
+    """Return what is ahead of Bal-CE and Bal-BCE at equal compute, of the methods that cost more, as HTML."""
+    way, measured = "equal compute", with_adjusted(panel)
+    found = len(methods(measured, way))
+    if not found:
+        return ""
+    said = "; ".join(counted(gaps(measured, base, way=way), base) for base in BASES)
+    return f"<p>At {way}, of the {found} that cost more than CE, {said}.</p>" + gap_table(panel, way)
 
 
 def verdict(panel: Panel) -> str:
@@ -198,20 +212,24 @@ def verdict(panel: Panel) -> str:
     return f"<p><strong>C11: {signed(ruling)}.</strong> Of {len(judged)} rivals Bal-BCE is {'; '.join(parts)}.</p>"
 
 
-def gap_table(panel: Panel) -> str:
-    """Return the differences to both bases as an HTML table, a row per method, folded."""
+def gap_table(panel: Panel, way: str = "mgp") -> str:
+    """Return the differences to both bases as an HTML table, a row per method in one of the ``WAYS``, folded."""
     measured = with_adjusted(panel)
-    found = {base: gaps(measured, base).set_index("method") for base in BASES}
+    found = {base: gaps(measured, base, way=way).set_index("method") for base in BASES}
     rows: dict[str, dict[str, str]] = {}
-    for method in methods(measured, "mgp"):
+    for method in methods(measured, way):
         row = rows[escape(title(method))] = {}
         for base, table in found.items():
             here = method in table.index
-            weights = {f"mgp/{method}": 1, f"mgp/{base}": -1}
+            weights = {f"{way}/{method}": 1, _base(way, base): -1}
             row[f"minus {title(base)}"] = change(measured, weights) if here else "-"
             row[f"p (Holm), {title(base)}"] = _p(table.Holm[method]) if here else "-"
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-    return report.folded("The differences as a table", report.table(frame))
+    return report.folded(f"The differences as a table, {WAYS[way]}", report.table(frame))
+
+
+def _base(way: str, base: str) -> str:
+    return f"{'mgp' if way == 'equal compute' else way}/{base}"
 
 
 def _p(value: float) -> str:
