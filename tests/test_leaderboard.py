@@ -7,7 +7,7 @@ from livt.config import with_overrides
 from livt.data.sets import classes_of
 from livt.lab.cost import flops_of
 from livt.lab.experiments import COUNTED, ON_DEMAND, arms, equal_compute_epochs, everything
-from livt.lab.leaderboard import FIRST, HARD, ONE_STAGE, PAPER, methods
+from livt.lab.leaderboard import FIRST, HARD, ONE_STAGE, PAPER, PIXELS, methods
 from livt.lab.suites import SUITES
 from livt.losses import LOSSES, PAPER_LOSSES
 from livt.rivals.methods import METHODS, method_of
@@ -46,7 +46,10 @@ def test_no_two_arms_are_one_recipe_and_each_can_train(board):
             method_of(recipe.second)
     kept = {(r.data, r.model, r.pretrain, r.seed) for name, r in board.items() if not name.startswith("scratch/")}
     assert len(kept) == 1, "the same images, model, pretraining and seed"
-    assert all(r.pretrain is None and r.second is None for name, r in board.items() if name.startswith("scratch/"))
+    alone = {name.removeprefix("scratch/"): r for name, r in board.items() if name.startswith("scratch/")}
+    assert all(recipe.pretrain is None for recipe in alone.values())
+    assert {name.removeprefix("mgp/") for name in board if name.startswith("mgp/")} - alone.keys() == {PIXELS}
+    assert all(bool(recipe.second) == bool(board[f"mgp/{name}"].second) for name, recipe in alone.items())
 
 
 def test_at_equal_compute_all_cost_the_same_to_an_epoch():

@@ -21,6 +21,7 @@ from livt.companion.published import published
 from livt.companion.report import plain
 from livt.companion.statistics import rank_correlation, two_sided
 from livt.data.sets import load_dataset
+from livt.lab import experiments
 from livt.lab.leaderboard import HARD, NAMES
 from livt.lab.results import METRICS
 from livt.lab.runs import RunStore
@@ -280,15 +281,27 @@ def test_the_verdict_in_words():
     assert "ahead of 2 (CE; Focal)" in said
 
 
-def test_which_loss_is_first_depends_on_the_start():
+def test_which_method_is_first_depends_on_the_start():
+    started = {name: (f"mgp/{name}", f"scratch/{name}") for name in ("ce", "ride")}
     rows = {"mgp/ce": 80 + NOISE, "mgp/ride": 86 + NOISE, "mgp/crt": 99 + NOISE}
-    said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 67 + NOISE}))
+    said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 67 + NOISE}), started)
     assert plain(said) == (
         "First with MGP is RIDE, first from scratch CE. CE minus RIDE is -6.0 (-6.0 to -6.0) points with MGP and "
         "+3.0 (+3.0 to +3.0) from scratch."
     )
-    said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 77 + NOISE}))
+    said = rivals.first_of(frame(rows | {"scratch/ce": 70 + NOISE, "scratch/ride": 77 + NOISE}), started)
     assert said == "RIDE is first with MGP and from scratch."
+
+
+def test_with_mgp_and_from_scratch_a_method_costs_the_same():
+    rows = {"mgp/ce": 80 + NOISE, "mgp/crt": 99 + NOISE, "equal compute/crt": 85 + NOISE}
+    rows |= {"scratch/ce": 70 + NOISE, "scratch/crt": 72 + NOISE, "scratch/bcl": 71 + NOISE}
+    arms = experiments.arms("leaderboard", "digits")
+    html = rivals.crossings(SimpleNamespace(measured=frame(rows), arms=arms, records=()))
+    said = " ".join(BeautifulSoup(html, "html.parser").get_text(" ").split())
+    assert "cRT 72.0 ± 0.2 85.0 ± 0.2 +13.0" in said
+    assert "CE 70.0 ± 0.2 80.0 ± 0.2 +10.0" in said
+    assert "BCL" not in said, "it has no run that pays for its views"
 
 
 def test_the_baselines_of_a_panel_are_the_leaderboards_runs_and_name_its_vit_where_it_is_another(tmp_path):

@@ -1,6 +1,6 @@
 """The measured leaderboard: every method in one harness, as tables, comparisons and findings in words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from itertools import combinations
@@ -342,30 +342,37 @@ def family_table(panel: Panel) -> str:
 
 
 def crossings(panel: Panel) -> str:
-    """Return each loss with and without MGP, and each loss plain and with its prior taken away at test, as HTML."""
-    names = methods(panel.measured, "mgp")
-    both = [name for name in methods(panel.measured, "scratch") if name in names]
-    start = _crossing(panel.measured, {name: (f"mgp/{name}", f"scratch/{name}") for name in both}, "MGP", "scratch")
+    """Return each method with and without MGP, and each loss plain and with its prior taken away at test, as HTML."""
+    measured, names = panel.measured, methods(panel.measured, "mgp")
+    started = {name: (_after_mgp(panel, name), f"scratch/{name}") for name in methods(measured, "scratch")}
+    started = {name: pair for name, pair in started.items() if (measured.arm == pair[0]).any()}
+    start = _crossing(measured, started, "MGP", "scratch", "method")
     removed = with_removal(panel)
     arms = {name: (f"mgp/{name}", f"mgp/{name}, removed") for name in names}
     arms = {name: pair for name, pair in arms.items() if (removed.arm == pair[1]).any()}
-    prior = _crossing(removed, {name: pair[::-1] for name, pair in arms.items()}, "adjusted", "plain")
-    if not both:
+    prior = _crossing(removed, {name: pair[::-1] for name, pair in arms.items()}, "adjusted", "plain", "loss")
+    if not started:
         return start + prior
-    order = rank_correlation(
-        *(_means(panel.measured, [f"{way}/{name}" for name in both]) for way in ("mgp", "scratch"))
-    )
-    said = f"{first_of(panel.measured)} The order with MGP and from scratch: {agreement(order)}"
+    order = rank_correlation(*(_means(measured, pair) for pair in zip(*started.values(), strict=True)))
+    said = f"{first_of(measured, started)} The order with MGP and from scratch: {agreement(order)}"
     return f"{start}<p>{said}</p>{prior}"
 
 
-def first_of(measured: pd.DataFrame) -> str:
-    """Say whether the loss that is first with MGP, of those that train in one stage, is first from scratch too."""
-    alone, *others = methods(measured, "scratch")
-    after = next(method for method in methods(measured, "mgp") if method in (alone, *others))
+def _after_mgp(panel: Panel, method: str) -> str:
+    """Return the arm of a method that has MGP and costs what the others cost."""
+    dearer = f"equal compute/{method}"
+    return dearer if dearer in panel.arms else f"mgp/{method}"
+
+
+def first_of(measured: pd.DataFrame, started: Mapping[str, tuple[str, str]]) -> str:
+    """Say whether the method that is first with MGP is first from scratch too; ``started``: both arms of each."""
+    after, alone = (
+        max(started, key=dict(zip(started, _means(measured, pair), strict=True)).__getitem__)
+        for pair in zip(*started.values(), strict=True)
+    )
     if after == alone:
         return f"{escape(title(after))} is first with MGP and from scratch."
-    gap = [change(measured, {f"{way}/{alone}": 1, f"{way}/{after}": -1}) for way in ("mgp", "scratch")]
+    gap = [change(measured, {started[alone][way]: 1, started[after][way]: -1}) for way in (0, 1)]
     return (
         f"First with MGP is {escape(title(after))}, first from scratch {escape(title(alone))}. {escape(title(alone))} "
         f"minus {escape(title(after))} is {gap[0]} points with MGP and {gap[1]} from scratch."
@@ -376,7 +383,7 @@ def _means(measured: pd.DataFrame, arms: Sequence[str]) -> list[float]:
     return measured.groupby("arm").accuracy.mean().reindex(list(arms)).tolist()
 
 
-def _crossing(measured: pd.DataFrame, pairs: dict[str, tuple[str, str]], first: str, second: str) -> str:
+def _crossing(measured: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], first: str, second: str, of: str) -> str:
     rows = {
         escape(title(name)): {
             f"{second}, all": number(measured, plain, "accuracy"),
@@ -387,4 +394,4 @@ def _crossing(measured: pd.DataFrame, pairs: dict[str, tuple[str, str]], first: 
         for name, (other, plain) in pairs.items()
     }
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    return report.table(frame.rename_axis("loss"), f"{report.begun(first)} beside {second}") if rows else ""
+    return report.table(frame.rename_axis(of), f"{report.begun(first)} beside {second}") if rows else ""

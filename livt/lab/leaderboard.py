@@ -36,6 +36,8 @@ FIRST: dict[str, dict[str, Any]] = {
     "nearest_feature": {},
     "nearest_pixels": {},
 }
+# This one looks at no network: it is the same in each way, and stands in the first.
+PIXELS = "nearest_pixels"
 # Baselines that are settings of CE, and two methods that take a second stage on a rival's first.
 SETTINGS: dict[str, dict[str, Any]] = {
     "ce, class sampling": {"finetune.sampling": "class"},
@@ -76,8 +78,8 @@ def leaderboard(suite: Suite) -> dict[str, Recipe]:
     """Return every method in three ways: with equal epochs, at equal compute, and from scratch.
 
     Keys: ``mgp/<method>``, the epochs of fine-tuning of the suite. ``equal compute/<method>``, of methods that cost
-    more: as many epochs fewer as make up for their several views, experts or second stage. ``scratch/<method>``, of
-    what trains in one stage: without MGP, and the compute of both stages of MGP and CE.
+    more: as many epochs fewer as make up for their several views, experts or second stage. ``scratch/<method>``:
+    without MGP, and the compute of both stages of MGP and CE, of which a second stage of the method takes its part.
     """
     # Costs need PyTorch.
     from livt.data.sets import classes_of
@@ -95,8 +97,8 @@ def leaderboard(suite: Suite) -> dict[str, Recipe]:
         epochs = _epochs(ce.finetune.epochs * step - then, own, ce)
         if epochs != ce.finetune.epochs:
             arms[f"equal compute/{name}"] = with_overrides(recipe, {"finetune.epochs": epochs})
-        if recipe.second is None:
-            longer = with_overrides(recipe, {"finetune.epochs": _epochs(whole * step, own, ce)})
+        if name != PIXELS:
+            longer = with_overrides(recipe, {"finetune.epochs": _epochs(whole * step - then, own, ce)})
             arms[f"scratch/{name}"] = replace(longer, pretrain=None)
     return arms
 
